@@ -1,0 +1,61 @@
+//! One change of one map, as data.
+
+use millrace_common::address::{V4, V6};
+use millrace_common::backend::Backend;
+use millrace_common::frontend::{Frontend, FrontendKey};
+use millrace_common::service::ServiceRow;
+
+/// A map write. A plan is a list of these; only [`crate::apply`] carries them out, in order.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Op {
+    /// `services[id] = row`, or delete.
+    Service(u32, Option<ServiceRow>),
+    /// `backends_v4[id] = row`.
+    BackendV4(u32, Backend<V4>),
+    /// `backends_v6[id] = row`.
+    BackendV6(u32, Backend<V6>),
+    /// `slots[first..] = backend ids`.
+    Slots(u32, Vec<u32>),
+    /// `frontends_v4[key] = row`, or delete.
+    FrontendV4(FrontendKey<V4>, Option<Frontend>),
+    /// `frontends_v6[key] = row`, or delete.
+    FrontendV6(FrontendKey<V6>, Option<Frontend>),
+}
+
+/// Rows of every map the agent writes, as read back from the kernel: what a restart starts from.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Snapshot {
+    /// `services`.
+    pub services: Vec<(u32, ServiceRow)>,
+    /// `backends_v4`: rows ever used (generation above 0), gone ones included.
+    pub backends_v4: Vec<(u32, Backend<V4>)>,
+    /// `backends_v6`: likewise.
+    pub backends_v6: Vec<(u32, Backend<V6>)>,
+    /// `slots`: the whole array.
+    pub slots: Vec<u32>,
+    /// `frontends_v4`.
+    pub frontends_v4: Vec<(FrontendKey<V4>, Frontend)>,
+    /// `frontends_v6`.
+    pub frontends_v6: Vec<(FrontendKey<V6>, Frontend)>,
+}
+
+/// How many rows each map holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Capacity {
+    /// `services`.
+    pub services: u32,
+    /// `backends_v4` and `backends_v6`, each. Id 0 is never used.
+    pub backends: u32,
+    /// `slots`.
+    pub slots: u32,
+    /// `frontends_v4` and `frontends_v6`, each.
+    pub frontends: u32,
+}
+
+impl Default for Capacity {
+    /// Room for 100 000 services and 500 000 backends; some 35 MiB of kernel memory when full of
+    /// neither (arrays are allocated up front, hashes grow).
+    fn default() -> Self {
+        Self { services: 262_144, backends: 524_288, slots: 2_097_152, frontends: 524_288 }
+    }
+}

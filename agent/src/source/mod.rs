@@ -1,0 +1,117 @@
+//! Where Services come from: a Kubernetes API ([`kube`]) or a directory of manifests ([`files`]).
+//!
+//! Both decode into the same [`slim`] types and speak the same [`Event`]s, so everything behind
+//! them, validation included, is the same.
+
+pub mod files;
+pub mod kube;
+pub mod slim;
+
+use std::fmt;
+
+/// Events a source may have sent and the reconcile loop not yet taken.
+pub const EVENT_QUEUE_EVENTS: usize = 4096;
+
+/// Kinds of objects that are watched.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Kind {
+    /// `v1` Service.
+    Service,
+    /// `discovery.k8s.io/v1` EndpointSlice.
+    EndpointSlice,
+    /// `v1` Node.
+    Node,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Service, Self::EndpointSlice, Self::Node];
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Node => "Node",
+        })
+    }
+}
+
+/// Namespace and name. The namespace of a Node is empty.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ObjectName {
+    /// Namespace; empty for cluster-scoped objects.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl ObjectName {
+    /// From its parts.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+/// A decoded object.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Object {
+    /// A Service.
+    Service(slim::Service),
+    /// An EndpointSlice.
+    EndpointSlice(slim::EndpointSlice),
+    /// A Node.
+    Node(slim::Node),
+}
+
+impl Object {
+    /// Its kind.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Service(_) => Kind::Service,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
+            Self::Node(_) => Kind::Node,
+        }
+    }
+    /// Its name.
+    pub fn name(&self) -> ObjectName {
+        let metadata = match self {
+            Self::Service(object) => &object.metadata,
+            Self::EndpointSlice(object) => &object.metadata,
+            Self::Node(object) => &object.metadata,
+        };
+        metadata.object_name()
+    }
+}
+
+/// What a source tells the reconcile loop. Order matters: events are applied as they come.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Event {
+    /// A full list of this kind begins: mark what is known.
+    Begin(Kind),
+    /// The object is as given, new or changed.
+    Apply(Object),
+    /// The object is gone.
+    Delete(Kind, ObjectName),
+    /// The full list is complete: what it did not name is gone (mark and sweep).
+    Complete(Kind),
+    /// Something about the source itself that a person should know, replacing what was said before
+    /// under the same key; no message: all is well again.
+    Condition {
+        /// What it is about: a file, an object, a watch.
+        key: String,
+        /// What is wrong and how to mend it.
+        message: Option<String>,
+    },
+}

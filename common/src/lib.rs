@@ -1,0 +1,26 @@
+//! What the agent and the BPF programs must agree on: the rows of every map (the ABI), and the
+//! decisions made on them.
+//!
+//! Compiled twice: natively, for the agent and for tests, and to BPF, for the kernel. What the tests
+//! exercise is what the kernel runs. No dependencies, no allocation, no I/O.
+//!
+//! In the order of a packet's story: an [`address`] is looked up as a [`frontend`], which leads to
+//! a [`backend`] by the rules of [`select`]; [`affinity`] and [`peer`] are what is remembered,
+//! [`counters`] what is counted, [`service`] what tools need to name things.
+
+#![no_std]
+
+/// Version of the row layouts; part of the pin path, so two layouts never meet in one map.
+///
+/// Raise it with every change of a row's size, order or meaning.
+pub const ABI_VERSION: u32 = 1;
+
+pub mod address;
+pub mod affinity;
+pub mod backend;
+pub mod counters;
+pub mod frontend;
+pub mod peer;
+pub mod row;
+pub mod select;
+pub mod service;

@@ -1,0 +1,28 @@
+//! Rows as bytes: what goes through `bpf(2)`.
+
+/// A plain value that is stored in a BPF map.
+///
+/// # Safety
+/// The type is `#[repr(C)]` or `#[repr(transparent)]`, has no padding that the compiler inserted,
+/// and every bit pattern is a valid value.
+pub unsafe trait Row: Copy + 'static {
+    /// The row's bytes, as the kernel stores them.
+    fn as_bytes(&self) -> &[u8] {
+        // SAFETY: `Self` has no implicit padding, so all its bytes are initialised.
+        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), size_of::<Self>()) }
+    }
+
+    /// The row made of `bytes`, or nothing if the length is not the row's size.
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != size_of::<Self>() {
+            return None;
+        }
+        // SAFETY: the length was checked, every bit pattern is valid, the read is unaligned.
+        Some(unsafe { core::ptr::read_unaligned(bytes.as_ptr().cast()) })
+    }
+}
+
+// SAFETY: a primitive integer has neither padding nor invalid bit patterns.
+unsafe impl Row for u32 {}
+// SAFETY: as above.
+unsafe impl Row for u64 {}
