@@ -6,5 +6,12 @@
 //! [`net`] is the door to netlink. [`ctl`] holds the operator's commands, which read the pinned maps
 //! and so work when the agent is dead.
 
+pub mod apply;
+pub mod bpf;
+pub mod ctl;
+pub mod model;
+pub mod net;
 pub mod plan;
+pub mod report;
+pub mod run;
 pub mod source;

@@ -1,2 +1,178 @@
-//! The `millrace` binary.
-fn main() {}
+//! The `millrace` binary: arguments in, exit code out.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use millrace::ctl::{self, Output};
+use millrace::plan::op::Capacity;
+use millrace::run::{self, Config, Source};
+use tracing_subscriber::EnvFilter;
+
+/// Kubernetes Services in the kernel, on every node, beside any CNI, without kube-proxy.
+#[derive(Parser)]
+#[command(name = "millrace", disable_version_flag = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve this node's Services until SIGTERM; what is pinned goes on serving after it.
+    Run(RunArgs),
+    /// Is it serving, and if not, what is wrong. Works with the agent dead. Exit code 3: unhealthy.
+    Status(ReadArgs),
+    /// Every frontend on this node and where it leads from here. Works with the agent dead.
+    Services {
+        /// Show only this Service: NAME or NAMESPACE/NAME.
+        service: Option<String>,
+        #[command(flatten)]
+        read: ReadArgs,
+    },
+    /// Detach every program and remove every pin: Services are no longer translated.
+    Cleanup {
+        /// Directory on a BPF file system that the agent pins in; default: where one is mounted.
+        #[arg(long, value_name = "PATH")]
+        bpffs: Option<PathBuf>,
+    },
+    /// Versions of the agent and of its maps.
+    Version {
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+}
+
+#[derive(Args)]
+struct ReadArgs {
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    /// Directory on a BPF file system that the agent pins in; default: where one is mounted.
+    #[arg(long, value_name = "PATH")]
+    bpffs: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// Read Services, EndpointSlices and Nodes from the YAML and JSON files in this directory, live.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "api_server"])]
+    manifests: Option<PathBuf>,
+    /// Read them from the Kubernetes API that this kubeconfig names.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Address of the Kubernetes API, instead of the one in the kubeconfig or the pod's environment.
+    #[arg(long, value_name = "URL")]
+    api_server: Option<String>,
+    /// Name of this node's Node object; default: the host's name in lower case.
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    node_name: Option<String>,
+    /// cgroup2 directory whose processes are served; default: where cgroup2 is mounted.
+    #[arg(long, value_name = "PATH")]
+    cgroup_root: Option<PathBuf>,
+    /// Directory on a BPF file system to pin in; default: where one is mounted.
+    #[arg(long, value_name = "PATH")]
+    bpffs: Option<PathBuf>,
+    /// Service ports there is room for.
+    #[arg(long, value_name = "ROWS", default_value_t = Capacity::default().services)]
+    max_services: u32,
+    /// Backends there is room for, of each IP family.
+    #[arg(long, value_name = "ROWS", default_value_t = Capacity::default().backends)]
+    max_backends: u32,
+    /// Places in lists of backends there is room for.
+    #[arg(long, value_name = "ROWS", default_value_t = Capacity::default().slots)]
+    max_slots: u32,
+    /// Frontends (address and port) there is room for, of each IP family.
+    #[arg(long, value_name = "ROWS", default_value_t = Capacity::default().frontends)]
+    max_frontends: u32,
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("millrace: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Run(args) => serve(args)?,
+        Command::Status(args) => return ctl::status::status(args.bpffs.as_deref(), args.output),
+        Command::Services { service, read } => {
+            ctl::services::services(read.bpffs.as_deref(), service.as_deref(), read.output)?;
+        }
+        Command::Cleanup { bpffs } => ctl::cleanup::cleanup(bpffs.as_deref())?,
+        Command::Version { output } => ctl::version(output),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn serve(args: RunArgs) -> Result<()> {
+    let filter = EnvFilter::try_from_env("MILLRACE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+    let config = args.config()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // The loop, and one for the sources: a node's cores are for its pods.
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the async runtime")?;
+    runtime.block_on(run::run(config))
+}
+
+impl RunArgs {
+    fn config(self) -> Result<Config> {
+        let source = match self.manifests {
+            Some(directory) => Source::Manifests(directory),
+            None => Source::Kubernetes { kubeconfig: self.kubeconfig, api_server: self.api_server },
+        };
+        let capacity = Capacity {
+            services: self.max_services,
+            backends: self.max_backends,
+            slots: self.max_slots,
+            frontends: self.max_frontends,
+        };
+        for (flag, rows) in [
+            ("--max-services", capacity.services),
+            ("--max-backends", capacity.backends),
+            ("--max-slots", capacity.slots),
+            ("--max-frontends", capacity.frontends),
+        ] {
+            if rows < 2 {
+                bail!("{flag} {rows}: give at least 2");
+            }
+        }
+        Ok(Config {
+            source,
+            node_name: node_name(self.node_name)?,
+            cgroup_root: self.cgroup_root,
+            bpffs: self.bpffs,
+            capacity,
+        })
+    }
+}
+
+/// As kube-proxy: what is given or the host's name, trimmed and in lower case; blank is an error.
+fn node_name(given: Option<String>) -> Result<String> {
+    let name = match given {
+        Some(name) => name,
+        None => {
+            std::fs::read_to_string("/proc/sys/kernel/hostname").context("read the host name")?
+        }
+    };
+    let name = name.trim().to_lowercase();
+    if name.is_empty() {
+        bail!("--node-name is blank: give the name of this node's Node object");
+    }
+    Ok(name)
+}

@@ -1,9 +1,15 @@
 //! What a socket dialled: the way back from a backend's address to the frontend's.
+//!
+//! What a socket is *connected* to is one [`Peer`] in a hash by socket cookie, written when it
+//! connects and deleted when it is closed: socket storage would cost several times as much. What an
+//! unconnected UDP socket sent to is a [`UdpPeers`] in its socket storage, written once per
+//! destination.
 
 use crate::address::{Be16, V6};
 use crate::row::Row;
 
-/// One dialled destination and the backend it was translated to. Addresses of both families are
+/// One dialled destination and the backend it was translated to. All zero: unused (no destination
+/// has port 0). Addresses of both families are
 /// kept as IPv6 (IPv4-mapped): one IPv6 socket can dial both.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -16,40 +22,31 @@ pub struct Peer {
     pub dialled_port: Be16,
     /// The backend's port.
     pub backend_port: Be16,
-    /// Backend id; 0 in a record that is unused.
+    /// Backend id; 0 if the destination was not translated but is to be dropped silently (Local
+    /// policy without a local backend).
     pub id: u32,
     /// Generation of the id.
     pub generation: u32,
-    /// See [`kind`].
-    pub kind: u32,
+    /// `CLOCK_MONOTONIC` at the last send, in seconds (unconnected UDP only).
+    pub last_used_secs: u32,
 }
 
 // SAFETY: 16 + 16 + 2 + 2 + 4 + 4 + 4 bytes, checked by `_LAYOUT`.
 unsafe impl Row for Peer {}
 
-/// Values of [`Peer::kind`].
-pub mod kind {
-    /// Unused.
-    pub const NONE: u32 = 0;
-    /// Translated to an IPv4 backend.
-    pub const V4: u32 = 4;
-    /// Translated to an IPv6 backend.
-    pub const V6: u32 = 6;
-    /// Not translated and to be dropped silently (Local policy without a local backend).
-    pub const BLACKHOLE: u32 = 255;
-}
+/// How long an unconnected UDP socket keeps sending to the backend it has when it falls silent, in
+/// seconds. As nf_conntrack's `udp_timeout_stream`: after it, kube-proxy would choose again.
+pub const UDP_IDLE_SECS: u32 = 120;
 
 /// How many destinations an unconnected UDP socket remembers; the oldest is forgotten first. A
 /// reply from a forgotten one shows the backend's address.
 pub const RECENT_PEERS: usize = 16;
 
-/// Value of the `udp_peers` map (socket storage).
+/// Value of the `udp_peers` map (socket storage): what a UDP socket sent to while unconnected.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct UdpPeers {
-    /// What the socket is connected to.
-    pub connected: Peer,
-    /// What it sent to while unconnected.
+    /// What it sent to.
     pub recent: [Peer; RECENT_PEERS],
     /// Where the next new destination goes in `recent`.
     pub next: u32,
@@ -67,14 +64,19 @@ impl Peer {
     pub fn leads_to(&self, address: V6, port: Be16) -> bool {
         self.id != 0 && self.backend_port == port && self.backend == address
     }
-    /// Whether this record is of the dialled destination.
+    /// Whether this record is of the dialled destination (whose port is not 0).
     #[inline(always)]
     pub fn is_of(&self, dialled: V6, port: Be16) -> bool {
-        self.kind != kind::NONE && self.dialled_port == port && self.dialled == dialled
+        self.dialled_port == port && self.dialled == dialled
+    }
+    /// Whether packets to `address`:`port` are to be dropped silently.
+    #[inline(always)]
+    pub fn is_blackhole_of(&self, address: V6, port: Be16) -> bool {
+        self.id == 0 && port.raw() != 0 && self.is_of(address, port)
     }
 }
 
 const _LAYOUT: () = {
     assert!(size_of::<Peer>() == 48);
-    assert!(size_of::<UdpPeers>() == 48 * (1 + RECENT_PEERS) + 8);
+    assert!(size_of::<UdpPeers>() == 48 * RECENT_PEERS + 8);
 };

@@ -73,15 +73,32 @@ pub fn select<A: Address, T: Tables<A>>(tables: &T, key: &FrontendKey<A>) -> Dec
 /// As [`select`], once the frontend's row is known.
 #[inline(always)]
 pub fn admit<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend) -> Decision<A> {
+    match gate(tables, frontend) {
+        Some(decision) => decision,
+        None => choose(tables, frontend),
+    }
+}
+
+/// What settles the matter before a backend is chosen: who may use the frontend, and whether there
+/// is anything behind it.
+#[inline(always)]
+pub fn gate<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend) -> Option<Decision<A>> {
     if frontend.has(flags::NODE_ONLY) && !tables.client_is_node() {
-        return Decision::Pass;
+        return Some(Decision::Pass);
     }
     if frontend.has(flags::SOURCE_RANGES) {
-        return Decision::NeedsSource;
+        return Some(Decision::NeedsSource);
     }
     if frontend.near.count == 0 {
-        return if frontend.has(flags::NEAR_DROP) { Decision::Drop } else { Decision::Refuse };
+        let drop = frontend.has(flags::NEAR_DROP);
+        return Some(if drop { Decision::Drop } else { Decision::Refuse });
     }
+    None
+}
+
+/// A backend of a frontend that passed the [`gate`].
+#[inline(always)]
+pub fn choose<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend) -> Decision<A> {
     if frontend.has(flags::AFFINITY) {
         return with_affinity(tables, frontend);
     }

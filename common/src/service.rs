@@ -1,4 +1,5 @@
-//! Names of service ports, so that tools can read the maps when the agent is dead.
+//! What tools need to read the maps when the agent is dead: names of service ports, and the size of
+//! the agent's own report.
 
 use crate::row::Row;
 
@@ -8,6 +9,9 @@ pub const NAMESPACE_BYTES: usize = 63;
 pub const NAME_BYTES: usize = 63;
 /// Longest port name (a DNS label, as Services allow).
 pub const PORT_NAME_BYTES: usize = 63;
+
+/// Size of the single row of the `report` map: JSON text, zero-padded.
+pub const REPORT_BYTES: usize = 65_536;
 
 /// Value of the `services` map: what service id N means. A service is one port of a Kubernetes
 /// Service, the unit of load balancing.

@@ -1,0 +1,182 @@
+//! The reconcile loop's step: take what is dirty, plan it, carry the plan out.
+//!
+//! Watchers only mark services dirty; this runs at its own pace. One service that cannot be planned
+//! is set aside with its reason, and the others go on.
+
+pub mod batch;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::model::Model;
+use crate::plan::Planner;
+use crate::plan::op::{Capacity, Op, Snapshot};
+use crate::source::ObjectName;
+use batch::Batch;
+
+/// Where rows are kept: the kernel's maps, or a test's.
+pub trait MapStore {
+    /// Carry out operations in their order.
+    fn execute(&mut self, ops: &[Op]) -> Result<()>;
+    /// Read every row back.
+    fn snapshot(&self) -> Result<Snapshot>;
+    /// How many rows there may be.
+    fn capacity(&self) -> Capacity;
+}
+
+/// What one round did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Round {
+    /// Services looked at.
+    pub services: usize,
+    /// Map writes.
+    pub ops: usize,
+}
+
+/// Keeps the maps as the model wants them.
+pub struct Reconciler {
+    planner: Planner,
+    /// Services that do not fit, and why.
+    refused: BTreeMap<ObjectName, String>,
+    /// Frontends that a service does not get, and why.
+    conflicts: BTreeMap<ObjectName, Vec<String>>,
+    /// What was said in the log about a service, to say it once.
+    logged: BTreeMap<ObjectName, Vec<String>>,
+    /// The maps are not what the planner thinks: an operation failed.
+    lost: bool,
+}
+
+impl Reconciler {
+    /// Start from what the maps hold, mending what an interrupted writer left.
+    pub fn recover(store: &mut dyn MapStore) -> Result<Self> {
+        let snapshot = store.snapshot().context("read the maps")?;
+        let (planner, repairs) = Planner::recover(store.capacity(), snapshot);
+        if !repairs.is_empty() {
+            tracing::warn!(ops = repairs.len(), "mending rows that an interrupted writer left");
+            store.execute(&repairs).context("mend the maps")?;
+        }
+        Ok(Self {
+            planner,
+            refused: BTreeMap::new(),
+            conflicts: BTreeMap::new(),
+            logged: BTreeMap::new(),
+            lost: false,
+        })
+    }
+
+    /// Mark every service that the maps know, so that those the source no longer has are removed.
+    pub fn mark_known(&self, model: &mut Model) {
+        for name in self.planner.services() {
+            model.mark_dirty(name);
+        }
+    }
+
+    /// Mark the services that did not fit: there may be room now.
+    pub fn retry_refused(&self, model: &mut Model) {
+        for name in self.refused.keys() {
+            model.mark_dirty(name.clone());
+        }
+    }
+
+    /// Bring every dirty service up to date. After an error, the next round begins by reading the
+    /// maps back.
+    pub fn round(
+        &mut self,
+        model: &mut Model,
+        store: &mut dyn MapStore,
+        now: Duration,
+    ) -> Result<Round> {
+        if self.lost {
+            *self = Self::recover(store)?;
+            self.mark_known(model);
+            model.mark_all_dirty();
+        }
+        let result = self.plan_and_execute(model, store, now);
+        self.lost = result.is_err();
+        result
+    }
+
+    fn plan_and_execute(
+        &mut self,
+        model: &mut Model,
+        store: &mut dyn MapStore,
+        now: Duration,
+    ) -> Result<Round> {
+        let mut round = Round::default();
+        let mut batch = Batch::default();
+        let mut waiting = model.take_dirty();
+        while !waiting.is_empty() {
+            let mut retry = Vec::new();
+            for name in waiting {
+                round.services += 1;
+                let (ops, waited) = self.plan(model, name, now);
+                round.ops += ops.len();
+                retry.extend(waited);
+                batch.add(ops, store)?;
+            }
+            // A service that waited for another's address waits at most once more per release, so
+            // this ends.
+            waiting = retry;
+        }
+        batch.flush(store)?;
+        Ok(round)
+    }
+
+    /// The operations for one service, and who can go on because of them.
+    fn plan(
+        &mut self,
+        model: &Model,
+        name: ObjectName,
+        now: Duration,
+    ) -> (Vec<Op>, Vec<ObjectName>) {
+        let desired = model.desired(&name);
+        let mut texts: Vec<String> = desired.problems.iter().map(ToString::to_string).collect();
+        self.refused.remove(&name);
+        self.conflicts.remove(&name);
+        let (ops, retry) = match self.planner.plan(&desired, now) {
+            Ok(planned) => {
+                let conflicts: Vec<String> =
+                    planned.conflicts.iter().map(ToString::to_string).collect();
+                texts.extend(conflicts.iter().map(|text| format!("Service {name}: {text}")));
+                if !conflicts.is_empty() {
+                    self.conflicts.insert(name.clone(), conflicts);
+                }
+                (planned.ops, planned.retry)
+            }
+            Err(refused) => {
+                texts.push(refused.to_string());
+                self.refused.insert(name.clone(), refused.to_string());
+                (Vec::new(), Vec::new())
+            }
+        };
+        self.log(name, texts);
+        (ops, retry)
+    }
+
+    /// Say what is new about a service.
+    fn log(&mut self, name: ObjectName, texts: Vec<String>) {
+        let known = self.logged.get(&name);
+        for text in texts.iter().filter(|text| !known.is_some_and(|known| known.contains(text))) {
+            tracing::warn!("{text}");
+        }
+        if texts.is_empty() {
+            self.logged.remove(&name);
+        } else {
+            self.logged.insert(name, texts);
+        }
+    }
+
+    /// Services that do not fit, and why.
+    pub fn refused(&self) -> impl Iterator<Item = (&ObjectName, &str)> {
+        self.refused.iter().map(|(name, text)| (name, text.as_str()))
+    }
+
+    /// Frontends that services do not get, and why.
+    pub fn conflicts(&self) -> impl Iterator<Item = (&ObjectName, &str)> {
+        self.conflicts
+            .iter()
+            .flat_map(|(name, texts)| texts.iter().map(move |t| (name, t.as_str())))
+    }
+}

@@ -1,0 +1,207 @@
+//! Loading the programs: with the maps that are pinned if they fit, else with new ones.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use aya::programs::{CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramError};
+use aya::{EbpfLoader, include_bytes_aligned};
+use aya_obj::generated::bpf_attach_type;
+
+use super::pins::Pins;
+use super::store::{MAP_NAMES, Store};
+use super::sys::{self, MapShape};
+use crate::plan::op::Capacity;
+
+/// The BPF object, built by `cargo xtask build`.
+static OBJECT: &[u8] = include_bytes_aligned!(env!("MILLRACE_EBPF_OBJ"));
+
+/// Lines of the verifier's log that are worth showing: its end.
+const VERIFIER_LOG_LINES: usize = 30;
+
+/// Programs of the socket path and the hooks they go to.
+///
+/// The order is that of attaching: what forgets and what leads back is there before what is
+/// remembered and what leads out.
+pub const SOCKET_HOOKS: [(&str, u32); 10] = [
+    ("sock_release", bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE as u32),
+    ("recvmsg4", bpf_attach_type::BPF_CGROUP_UDP4_RECVMSG as u32),
+    ("recvmsg6", bpf_attach_type::BPF_CGROUP_UDP6_RECVMSG as u32),
+    ("getpeername4", bpf_attach_type::BPF_CGROUP_INET4_GETPEERNAME as u32),
+    ("getpeername6", bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME as u32),
+    ("egress", bpf_attach_type::BPF_CGROUP_INET_EGRESS as u32),
+    ("connect4", bpf_attach_type::BPF_CGROUP_INET4_CONNECT as u32),
+    ("connect6", bpf_attach_type::BPF_CGROUP_INET6_CONNECT as u32),
+    ("sendmsg4", bpf_attach_type::BPF_CGROUP_UDP4_SENDMSG as u32),
+    ("sendmsg6", bpf_attach_type::BPF_CGROUP_UDP6_SENDMSG as u32),
+];
+
+/// What programs are told when they are loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Rows of the maps.
+    pub capacity: Capacity,
+    /// Cookie of the node's network namespace; 0: unknown.
+    pub node_netns_cookie: u64,
+}
+
+/// Loaded programs and the maps they use.
+pub struct Object {
+    programs: BTreeMap<&'static str, OwnedFd>,
+    /// The rows.
+    pub store: Store,
+    /// Whether the maps were there before: the kernel has been serving from them.
+    pub adopted: bool,
+}
+
+impl Object {
+    /// A program's descriptor.
+    pub fn program(&self, name: &str) -> Option<BorrowedFd<'_>> {
+        self.programs.get(name).map(AsFd::as_fd)
+    }
+
+    /// Load everything. Maps already pinned are used again if they have the shape that the settings
+    /// ask for; else all are made anew, beside the old ones, which stay in force until
+    /// [`Pins::promote_new_maps`].
+    pub fn load(pins: &Pins, settings: &Settings) -> Result<Self> {
+        pins.prepare().with_context(|| format!("prepare {}", pins.root().display()))?;
+        let present = present_shapes(pins)?;
+        let wanted = wanted_shapes(settings)?;
+        let adopted = present == wanted;
+        if !adopted && !present.is_empty() {
+            tracing::warn!(
+                differences = differences(&present, &wanted),
+                "pinned maps do not have the configured shape: building new ones beside them"
+            );
+        }
+        let directory = if present.is_empty() || adopted { pins.maps() } else { pins.new_maps() };
+        std::fs::create_dir_all(&directory)
+            .with_context(|| format!("create {}", directory.display()))?;
+        let programs = load_programs(&directory, settings)?;
+        let store = Store::open(&directory, settings.capacity)?;
+        Ok(Self { programs, store, adopted })
+    }
+}
+
+/// The shape of each of our maps that is pinned.
+fn present_shapes(pins: &Pins) -> Result<BTreeMap<&'static str, MapShape>> {
+    let mut shapes = BTreeMap::new();
+    for name in MAP_NAMES {
+        let open = || -> io::Result<Option<MapShape>> {
+            pins.open_map(name)?.map(|map| sys::map_shape(map.as_fd())).transpose()
+        };
+        if let Some(shape) = open().with_context(|| format!("look at pinned map {name}"))? {
+            shapes.insert(name, shape);
+        }
+    }
+    Ok(shapes)
+}
+
+/// The shape each map should have, read from the object itself.
+fn wanted_shapes(settings: &Settings) -> Result<BTreeMap<&'static str, MapShape>> {
+    let object = aya_obj::Object::parse(OBJECT).context("parse the embedded BPF object")?;
+    let mut shapes = BTreeMap::new();
+    for name in MAP_NAMES {
+        let map = object.maps.get(name).with_context(|| format!("the object has no map {name}"))?;
+        shapes.insert(
+            name,
+            MapShape {
+                kind: map.map_type(),
+                key_size: map.key_size(),
+                value_size: map.value_size(),
+                max_entries: max_entries(name, settings.capacity)
+                    .unwrap_or_else(|| map.max_entries()),
+                flags: map.map_flags(),
+            },
+        );
+    }
+    Ok(shapes)
+}
+
+/// The configured size of a map, for those that have one.
+fn max_entries(name: &str, capacity: Capacity) -> Option<u32> {
+    match name {
+        "services" => Some(capacity.services),
+        "slots" => Some(capacity.slots),
+        "backends_v4" | "backends_v6" => Some(capacity.backends),
+        "frontends_v4" | "frontends_v6" => Some(capacity.frontends),
+        _ => None,
+    }
+}
+
+fn differences(
+    present: &BTreeMap<&'static str, MapShape>,
+    wanted: &BTreeMap<&'static str, MapShape>,
+) -> String {
+    let describe = |name: &&str| match present.get(name) {
+        None => format!("{name}: missing"),
+        Some(shape) => format!("{name}: {} rows", shape.max_entries),
+    };
+    let differing = wanted.iter().filter(|(name, shape)| present.get(*name) != Some(shape));
+    differing.map(|(name, _)| describe(name)).collect::<Vec<_>>().join(", ")
+}
+
+fn load_programs(
+    directory: &std::path::Path,
+    settings: &Settings,
+) -> Result<BTreeMap<&'static str, OwnedFd>> {
+    let has_set_retval = u8::from(has_set_retval());
+    let paths: Vec<(&str, PathBuf)> =
+        MAP_NAMES.iter().map(|name| (*name, directory.join(name))).collect();
+    let mut loader = EbpfLoader::new();
+    loader.override_global("NODE_NETNS_COOKIE", &settings.node_netns_cookie, true);
+    loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
+    for (name, path) in &paths {
+        loader.map_pin_path(name, path.as_path());
+        if let Some(rows) = max_entries(name, settings.capacity) {
+            loader.map_max_entries(name, rows);
+        }
+    }
+    let mut ebpf = loader.load(OBJECT).context("load the BPF maps")?;
+    #[cfg(feature = "bpf-log")]
+    super::log::start(&mut ebpf)?;
+    let mut programs = BTreeMap::new();
+    for (name, _) in SOCKET_HOOKS {
+        let program =
+            ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+        programs.insert(name, load_program(name, program)?);
+    }
+    Ok(programs)
+}
+
+fn load_program(name: &str, program: &mut Program) -> Result<OwnedFd> {
+    let loaded = match program {
+        Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
+        Program::CgroupSkb(program) => CgroupSkb::load(program),
+        Program::CgroupSock(program) => CgroupSock::load(program),
+        other => bail!("program {name} has an unexpected type: {other:?}"),
+    };
+    loaded.map_err(|error| explain(name, error))?;
+    let fd = program.fd().with_context(|| format!("descriptor of program {name}"))?;
+    fd.as_fd().try_clone_to_owned().context("duplicate a program's descriptor")
+}
+
+/// A load error with the end of the verifier's log, where the reason stands.
+fn explain(name: &str, error: ProgramError) -> anyhow::Error {
+    let ProgramError::LoadError { io_error, verifier_log } = &error else {
+        return anyhow::Error::new(error).context(format!("load program {name}"));
+    };
+    let log = verifier_log.to_string();
+    let lines: Vec<&str> = log.lines().collect();
+    let tail = &lines[lines.len().saturating_sub(VERIFIER_LOG_LINES)..];
+    anyhow::anyhow!(
+        "load program {name}: {io_error}; the verifier's log ends:\n{}",
+        tail.join("\n")
+    )
+}
+
+/// Whether a program may set its caller's error: `bpf_set_retval`, Linux 5.18.
+///
+/// Asked by version: probing would need a program of the exact type and attach type, and no
+/// distribution is known to have back-ported the helper.
+fn has_set_retval() -> bool {
+    let release = super::environment::kernel_release().unwrap_or_default();
+    super::environment::parse_release(&release).is_some_and(|version| version >= (5, 18))
+}

@@ -1,0 +1,121 @@
+//! What lies where under bpffs, and who owns it. (bpffs refuses names with a dot.)
+//!
+//! ```text
+//! <bpffs>/millrace/             owned by one agent at a time (flock)
+//!   v<ABI>/<map>                maps; their layout is part of the path
+//!   v<ABI>-new/<map>            maps being filled for a change of size, then renamed
+//!   links/<program>             links; they outlive every change of programs and maps
+//! ```
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use millrace_common::ABI_VERSION;
+
+use super::sys;
+
+/// Paths below one bpffs directory.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// Below `bpffs`.
+    pub fn new(bpffs: &Path) -> Self {
+        Self { root: bpffs.join("millrace") }
+    }
+
+    /// The directory of everything.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The maps in force.
+    pub fn maps(&self) -> PathBuf {
+        self.root.join(format!("v{ABI_VERSION}"))
+    }
+
+    /// Maps that are being filled.
+    pub fn new_maps(&self) -> PathBuf {
+        self.root.join(format!("v{ABI_VERSION}-new"))
+    }
+
+    /// The links.
+    pub fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// Open a map in force; nothing if it is not there.
+    pub fn open_map(&self, name: &str) -> io::Result<Option<OwnedFd>> {
+        open(&self.maps().join(name))
+    }
+
+    /// Open a program's link; nothing if it is not there.
+    pub fn open_link(&self, program: &str) -> io::Result<Option<OwnedFd>> {
+        open(&self.links().join(program))
+    }
+
+    /// Make the directories and forget what an interrupted start left half-filled.
+    pub fn prepare(&self) -> io::Result<()> {
+        remove(&self.new_maps())?;
+        fs::create_dir_all(self.maps())?;
+        fs::create_dir_all(self.links())
+    }
+
+    /// Put the newly filled maps in force. Programs already use them: only their names move.
+    pub fn promote_new_maps(&self) -> io::Result<()> {
+        remove(&self.maps())?;
+        fs::rename(self.new_maps(), self.maps())
+    }
+
+    /// Remove every pin: maps and links vanish with their last user.
+    pub fn remove_all(&self) -> io::Result<()> {
+        remove(&self.root)
+    }
+
+    /// Become the owner until the value is dropped; nothing if another process is.
+    pub fn lock(&self) -> io::Result<Option<Lock>> {
+        self.flock(libc::LOCK_EX)
+    }
+
+    /// Whether a process owns the pins.
+    pub fn is_owned(&self) -> io::Result<bool> {
+        Ok(self.flock(libc::LOCK_SH)?.is_none())
+    }
+
+    fn flock(&self, how: i32) -> io::Result<Option<Lock>> {
+        let directory = File::open(&self.root)?;
+        // SAFETY: an open descriptor and valid flags.
+        if unsafe { libc::flock(directory.as_raw_fd(), how | libc::LOCK_NB) } == 0 {
+            return Ok(Some(Lock { _directory: directory }));
+        }
+        match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::EWOULDBLOCK) => Ok(None),
+            error => Err(error),
+        }
+    }
+}
+
+/// Ownership of the pins; the kernel releases it with the process, however that ends.
+#[derive(Debug)]
+pub struct Lock {
+    _directory: File,
+}
+
+fn open(path: &Path) -> io::Result<Option<OwnedFd>> {
+    match sys::obj_get(path) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,310 @@
+//! The rows of the pinned maps: written in batches, read back whole.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use millrace_common::address::{V4, V6};
+use millrace_common::backend::Backend;
+use millrace_common::counters::Counter;
+use millrace_common::frontend::{Frontend, FrontendKey};
+use millrace_common::row::Row;
+use millrace_common::service::{REPORT_BYTES, ServiceRow};
+use thiserror::Error;
+
+use super::sys;
+use crate::apply::MapStore;
+use crate::plan::op::{Capacity, Op, Snapshot};
+
+/// Every map of the object that is pinned.
+pub const MAP_NAMES: [&str; 13] = [
+    "frontends_v4",
+    "frontends_v6",
+    "slots",
+    "backends_v4",
+    "backends_v6",
+    "services",
+    "affinity",
+    "peers",
+    "peers_hint",
+    "peers_overflow",
+    "udp_peers",
+    "counters",
+    "report",
+];
+
+/// Rows that one system call writes or reads, at most.
+const BATCH_ROWS: usize = 4096;
+/// How far a read's buffer may grow for a crowded hash bucket, in rows.
+const BATCH_ROWS_MAX: usize = 1 << 20;
+
+/// A map operation that failed.
+#[derive(Debug, Error)]
+#[error("{act} map {map}: {error}")]
+pub struct MapError {
+    act: &'static str,
+    map: &'static str,
+    error: io::Error,
+}
+
+/// A map by name.
+struct Map {
+    name: &'static str,
+    fd: OwnedFd,
+}
+
+impl Map {
+    fn open(directory: &Path, name: &'static str) -> Result<Self, MapError> {
+        let fd = sys::obj_get(&directory.join(name)).map_err(|error| MapError {
+            act: "open",
+            map: name,
+            error,
+        })?;
+        Ok(Self { name, fd })
+    }
+
+    fn error(&self, act: &'static str) -> impl FnOnce(io::Error) -> MapError {
+        let map = self.name;
+        move |error| MapError { act, map, error }
+    }
+
+    /// Write rows, [`BATCH_ROWS`] at a time.
+    fn put<K: Row, V: Row>(&self, rows: &[(K, V)]) -> Result<(), MapError> {
+        let mut keys = Vec::new();
+        let mut values = Vec::new();
+        for chunk in rows.chunks(BATCH_ROWS) {
+            if let [(key, value)] = chunk {
+                sys::map_update(self.fd.as_fd(), key.as_bytes(), value.as_bytes())
+                    .map_err(self.error("write"))?;
+                continue;
+            }
+            keys.clear();
+            values.clear();
+            for (key, value) in chunk {
+                keys.extend_from_slice(key.as_bytes());
+                values.extend_from_slice(value.as_bytes());
+            }
+            let count = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+            sys::map_update_batch(self.fd.as_fd(), &keys, &values, count)
+                .map_err(self.error("write"))?;
+        }
+        Ok(())
+    }
+
+    fn delete<K: Row>(&self, key: &K) -> Result<(), MapError> {
+        sys::map_delete(self.fd.as_fd(), key.as_bytes())
+            .map(drop)
+            .map_err(self.error("delete from"))
+    }
+
+    /// Read every row.
+    fn read<K: Row, V: Row>(&self) -> Result<Vec<(K, V)>, MapError> {
+        let mut rows = Vec::new();
+        let mut capacity = BATCH_ROWS;
+        let mut position = None;
+        loop {
+            let mut keys = vec![0; capacity * size_of::<K>()];
+            let mut values = vec![0; capacity * size_of::<V>()];
+            let start = position;
+            let count = u32::try_from(capacity).unwrap_or(u32::MAX);
+            let step = sys::map_lookup_batch(
+                self.fd.as_fd(),
+                &mut position,
+                &mut keys,
+                &mut values,
+                count,
+            );
+            let step = match step {
+                Err(error)
+                    if error.raw_os_error() == Some(libc::ENOSPC) && capacity < BATCH_ROWS_MAX =>
+                {
+                    capacity *= 2;
+                    position = start;
+                    continue;
+                }
+                other => other.map_err(self.error("read"))?,
+            };
+            let pairs = keys.chunks(size_of::<K>()).zip(values.chunks(size_of::<V>()));
+            rows.extend(
+                pairs
+                    .take(step.count as usize)
+                    .filter_map(|(key, value)| Some((K::from_bytes(key)?, V::from_bytes(value)?))),
+            );
+            if step.done {
+                return Ok(rows);
+            }
+        }
+    }
+}
+
+/// The maps the agent writes and the tools read.
+pub struct Store {
+    frontends_v4: Map,
+    frontends_v6: Map,
+    slots: Map,
+    backends_v4: Map,
+    backends_v6: Map,
+    services: Map,
+    counters: Map,
+    report: Map,
+    capacity: Capacity,
+}
+
+impl Store {
+    /// Open the maps pinned in `directory`.
+    pub fn open(directory: &Path, capacity: Capacity) -> Result<Self, MapError> {
+        let open = |name| Map::open(directory, name);
+        Ok(Self {
+            frontends_v4: open("frontends_v4")?,
+            frontends_v6: open("frontends_v6")?,
+            slots: open("slots")?,
+            backends_v4: open("backends_v4")?,
+            backends_v6: open("backends_v6")?,
+            services: open("services")?,
+            counters: open("counters")?,
+            report: open("report")?,
+            capacity,
+        })
+    }
+
+    /// As [`Store::open`], taking the maps' sizes from the maps themselves.
+    pub fn open_as_is(directory: &Path) -> Result<Self, MapError> {
+        let mut store = Self::open(directory, Capacity::default())?;
+        let rows = |map: &Map| {
+            let shape = sys::map_shape(map.fd.as_fd()).map_err(map.error("look at"))?;
+            Ok::<_, MapError>(shape.max_entries)
+        };
+        store.capacity = Capacity {
+            services: rows(&store.services)?,
+            backends: rows(&store.backends_v4)?,
+            slots: rows(&store.slots)?,
+            frontends: rows(&store.frontends_v4)?,
+        };
+        Ok(store)
+    }
+
+    /// Operations of one kind.
+    fn execute_run(&self, run: &[Op]) -> Result<(), MapError> {
+        let mut services = Vec::new();
+        let mut backends_v4 = Vec::new();
+        let mut backends_v6 = Vec::new();
+        let mut slots = Vec::new();
+        let mut frontends_v4 = Vec::new();
+        let mut frontends_v6 = Vec::new();
+        for op in run {
+            match op {
+                Op::Service(id, Some(row)) => services.push((*id, *row)),
+                Op::Service(id, None) => self.services.delete(id)?,
+                Op::BackendV4(id, row) => backends_v4.push((*id, *row)),
+                Op::BackendV6(id, row) => backends_v6.push((*id, *row)),
+                Op::Slots(first, ids) => slots.extend((*first..).zip(ids.iter().copied())),
+                Op::FrontendV4(key, Some(row)) => frontends_v4.push((*key, *row)),
+                Op::FrontendV4(key, None) => self.frontends_v4.delete(key)?,
+                Op::FrontendV6(key, Some(row)) => frontends_v6.push((*key, *row)),
+                Op::FrontendV6(key, None) => self.frontends_v6.delete(key)?,
+            }
+        }
+        self.services.put(&services)?;
+        self.backends_v4.put(&backends_v4)?;
+        self.backends_v6.put(&backends_v6)?;
+        self.slots.put(&slots)?;
+        self.frontends_v4.put(&frontends_v4)?;
+        self.frontends_v6.put(&frontends_v6)
+    }
+
+    /// Each outcome's count, summed over the CPUs.
+    pub fn counters(&self) -> Result<Vec<(Counter, u64)>, MapError> {
+        let cpus = possible_cpus().map_err(self.counters.error("size"))?;
+        let mut counts = Vec::new();
+        for counter in Counter::ALL {
+            let mut values = vec![0; cpus * size_of::<u64>()];
+            let key = (counter as u32).to_ne_bytes();
+            sys::map_lookup(self.counters.fd.as_fd(), &key, &mut values)
+                .map_err(self.counters.error("read"))?;
+            let sum = values.chunks(size_of::<u64>()).filter_map(u64::from_bytes).sum();
+            counts.push((counter, sum));
+        }
+        Ok(counts)
+    }
+
+    /// Leave the agent's report for tools to find. What does not fit is cut by the caller.
+    pub fn set_report(&self, json: &str) -> Result<(), MapError> {
+        let mut row = vec![0; REPORT_BYTES];
+        let bytes = json.as_bytes();
+        let length = bytes.len().min(REPORT_BYTES);
+        row[..length].copy_from_slice(&bytes[..length]);
+        sys::map_update(self.report.fd.as_fd(), &0_u32.to_ne_bytes(), &row)
+            .map_err(self.report.error("write"))
+    }
+
+    /// The agent's last report; empty if there never was one.
+    pub fn report(&self) -> Result<String, MapError> {
+        let mut row = vec![0; REPORT_BYTES];
+        sys::map_lookup(self.report.fd.as_fd(), &0_u32.to_ne_bytes(), &mut row)
+            .map_err(self.report.error("read"))?;
+        let end = row.iter().position(|byte| *byte == 0).unwrap_or(row.len());
+        row.truncate(end);
+        Ok(String::from_utf8_lossy(&row).into_owned())
+    }
+}
+
+impl MapStore for Store {
+    /// Neighbours of one kind go in one batch.
+    fn execute(&mut self, ops: &[Op]) -> anyhow::Result<()> {
+        let mut rest = ops;
+        while let Some(first) = rest.first() {
+            let same = |op: &&Op| kind(op) == kind(first);
+            let run = rest.iter().take_while(same).count();
+            let (now, later) = rest.split_at(run);
+            self.execute_run(now)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self) -> anyhow::Result<Snapshot> {
+        let mut slots = vec![0; self.capacity.slots as usize];
+        for (index, id) in self.slots.read::<u32, u32>()? {
+            if let Some(slot) = slots.get_mut(index as usize) {
+                *slot = id;
+            }
+        }
+        let mut snapshot = Snapshot {
+            services: self.services.read::<u32, ServiceRow>()?,
+            backends_v4: self.backends_v4.read::<u32, Backend<V4>>()?,
+            backends_v6: self.backends_v6.read::<u32, Backend<V6>>()?,
+            slots,
+            frontends_v4: self.frontends_v4.read::<FrontendKey<V4>, Frontend>()?,
+            frontends_v6: self.frontends_v6.read::<FrontendKey<V6>, Frontend>()?,
+        };
+        snapshot.backends_v4.retain(|(_, row)| row.generation > 0);
+        snapshot.backends_v6.retain(|(_, row)| row.generation > 0);
+        Ok(snapshot)
+    }
+
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+}
+
+/// What operations may share a batch.
+const fn kind(op: &Op) -> u8 {
+    match op {
+        Op::Service(_, Some(_)) => 0,
+        Op::Service(_, None) => 1,
+        Op::BackendV4(..) => 2,
+        Op::BackendV6(..) => 3,
+        Op::Slots(..) => 4,
+        Op::FrontendV4(_, Some(_)) => 5,
+        Op::FrontendV4(_, None) => 6,
+        Op::FrontendV6(_, Some(_)) => 7,
+        Op::FrontendV6(_, None) => 8,
+    }
+}
+
+/// Values a per-CPU row has: one per CPU that could ever be there.
+fn possible_cpus() -> io::Result<usize> {
+    let ranges = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
+    let last = ranges.trim().rsplit([',', '-']).next().and_then(|cpu| cpu.parse::<usize>().ok());
+    last.map(|cpu| cpu + 1).ok_or_else(|| io::Error::other(format!("unexpected {ranges:?}")))
+}

@@ -1,0 +1,242 @@
+//! The commands of `bpf(2)` that aya 0.14 lacks: batches, link update, pins of anything.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info};
+
+/// An all-zero `bpf_attr`: unused fields must be zero.
+fn attr() -> bpf_attr {
+    // SAFETY: a union of plain structs of integers; zero is a valid value of each.
+    unsafe { std::mem::zeroed() }
+}
+
+/// `bpf(2)`.
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
+    // SAFETY: the attribute is valid for its size; every pointer in it was made by the caller from a
+    // live reference of the size the kernel will use.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<bpf_attr>())
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    i32::try_from(result).map_err(io::Error::other)
+}
+
+fn bpf_fd(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
+    let fd = bpf(command, attr)?;
+    // SAFETY: the kernel just gave us this descriptor, and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    // A descriptor is never negative.
+    fd.as_raw_fd().unsigned_abs()
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
+}
+
+/// Open what is pinned at `path` (`BPF_OBJ_GET`).
+pub fn obj_get(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let mut attr = attr();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    bpf_fd(bpf_cmd::BPF_OBJ_GET, &mut attr)
+}
+
+/// Pin a map, program or link at `path` (`BPF_OBJ_PIN`).
+pub fn obj_pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut attr = attr();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.bpf_fd = raw(fd);
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Link a program to a cgroup's hook (`BPF_LINK_CREATE`, Linux 5.7). Links of several owners live
+/// side by side; flags must be 0.
+pub fn link_create(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    let mut attr = attr();
+    attr.link_create.__bindgen_anon_1.prog_fd = raw(program);
+    attr.link_create.__bindgen_anon_2.target_fd = raw(cgroup);
+    attr.link_create.attach_type = attach_type;
+    bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)
+}
+
+/// Put another program behind a link, atomically (`BPF_LINK_UPDATE`). ENOLINK: the cgroup is gone.
+pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = attr();
+    attr.link_update.link_fd = raw(link);
+    attr.link_update.__bindgen_anon_1.new_prog_fd = raw(program);
+    bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Detach a link (`BPF_LINK_DETACH`, Linux 5.9). Only `cleanup` does this.
+pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = attr();
+    attr.link_detach.link_fd = raw(link);
+    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
+/// What the kernel says of a cgroup link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LinkInfo {
+    /// Program behind it.
+    pub program_id: u32,
+    /// Inode of the cgroup it is attached to; 0 when that is gone.
+    pub cgroup_id: u64,
+    /// `enum bpf_attach_type`.
+    pub attach_type: u32,
+}
+
+/// Ask about a link.
+pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    // SAFETY: plain integers; zero is valid.
+    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
+    obj_info(link, &mut info)?;
+    // SAFETY: the links we ask about are cgroup links, for which this is the member in use; for any
+    // other, all members are integers.
+    let cgroup = unsafe { info.__bindgen_anon_1.cgroup };
+    Ok(LinkInfo {
+        program_id: info.prog_id,
+        cgroup_id: cgroup.cgroup_id,
+        attach_type: cgroup.attach_type,
+    })
+}
+
+/// Type and sizes of a map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MapShape {
+    /// `enum bpf_map_type`.
+    pub kind: u32,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// Rows it holds.
+    pub max_entries: u32,
+    /// `BPF_F_*`.
+    pub flags: u32,
+}
+
+/// Ask about a map.
+pub fn map_shape(map: BorrowedFd<'_>) -> io::Result<MapShape> {
+    // SAFETY: plain integers; zero is valid.
+    let mut info: bpf_map_info = unsafe { std::mem::zeroed() };
+    obj_info(map, &mut info)?;
+    Ok(MapShape {
+        kind: info.type_,
+        key_size: info.key_size,
+        value_size: info.value_size,
+        max_entries: info.max_entries,
+        flags: info.map_flags,
+    })
+}
+
+fn obj_info<T>(fd: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let mut attr = attr();
+    attr.info.bpf_fd = raw(fd);
+    attr.info.info_len = u32::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    attr.info.info = std::ptr::from_mut(info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
+}
+
+/// Read one row into `value`, which must have the size of a value (times the possible CPUs for a
+/// per-CPU map). False: there is no such row.
+pub fn map_lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+    let mut attr = attr();
+    attr.__bindgen_anon_2.map_fd = raw(map);
+    attr.__bindgen_anon_2.key = key.as_ptr() as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
+    found(bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr))
+}
+
+/// Write one row.
+pub fn map_update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
+    let mut attr = attr();
+    attr.__bindgen_anon_2.map_fd = raw(map);
+    attr.__bindgen_anon_2.key = key.as_ptr() as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_ptr() as u64;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// Delete one row. False: there was none.
+pub fn map_delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<bool> {
+    let mut attr = attr();
+    attr.__bindgen_anon_2.map_fd = raw(map);
+    attr.__bindgen_anon_2.key = key.as_ptr() as u64;
+    found(bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr))
+}
+
+fn found(result: io::Result<i32>) -> io::Result<bool> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Write `count` rows, whose keys and values stand one after the other (Linux 5.6).
+pub fn map_update_batch(
+    map: BorrowedFd<'_>,
+    keys: &[u8],
+    values: &[u8],
+    count: u32,
+) -> io::Result<()> {
+    let mut attr = attr();
+    attr.batch.map_fd = raw(map);
+    attr.batch.keys = keys.as_ptr() as u64;
+    attr.batch.values = values.as_ptr() as u64;
+    attr.batch.count = count;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr).map(drop)
+}
+
+/// What one step of a scan brought.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ScanStep {
+    /// Rows read.
+    pub count: u32,
+    /// Whether these were the last ones.
+    pub done: bool,
+}
+
+/// Read up to `count` rows from where `position` stands (`None`: the beginning), and move it.
+/// ENOSPC: a bucket of the hash holds more than `count` rows; ask for more.
+pub fn map_lookup_batch(
+    map: BorrowedFd<'_>,
+    position: &mut Option<u32>,
+    keys: &mut [u8],
+    values: &mut [u8],
+    count: u32,
+) -> io::Result<ScanStep> {
+    let start = *position;
+    let mut next = 0_u32;
+    let mut attr = attr();
+    attr.batch.map_fd = raw(map);
+    attr.batch.in_batch = start.as_ref().map_or(0, |p| std::ptr::from_ref(p) as u64);
+    attr.batch.out_batch = std::ptr::from_mut(&mut next) as u64;
+    attr.batch.keys = keys.as_mut_ptr() as u64;
+    attr.batch.values = values.as_mut_ptr() as u64;
+    attr.batch.count = count;
+    let result = bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
+    // SAFETY: the kernel writes the count in every case we go on from.
+    let count = unsafe { attr.batch.count };
+    *position = Some(next);
+    match result {
+        Ok(_) => Ok(ScanStep { count, done: false }),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+            Ok(ScanStep { count, done: true })
+        }
+        Err(error) => Err(error),
+    }
+}

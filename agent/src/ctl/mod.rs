@@ -1,0 +1,62 @@
+//! The operator's commands. They read what is pinned, so they work when the agent is dead.
+
+pub mod cleanup;
+pub mod services;
+pub mod status;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+
+use crate::bpf::environment;
+use crate::bpf::pins::Pins;
+use crate::bpf::store::Store;
+
+/// How to print.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// The pins below the given directory, or below the mounted bpffs.
+fn pins(bpffs: Option<&Path>) -> Result<Pins> {
+    let pins = Pins::new(&environment::bpffs_to_read(bpffs)?);
+    if !pins.root().exists() {
+        bail!(
+            "nothing is pinned at {}: no agent has run with this --bpffs on this node",
+            pins.root().display()
+        );
+    }
+    Ok(pins)
+}
+
+/// The maps in force.
+fn store(pins: &Pins) -> Result<Store> {
+    let directory: PathBuf = pins.maps();
+    Store::open_as_is(&directory).with_context(|| {
+        format!("open the maps in {} (did the agent ever become ready?)", directory.display())
+    })
+}
+
+/// A table as our commands print it.
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(header.to_vec());
+    table
+}
+
+/// `millrace version`.
+pub fn version(output: Output) {
+    let version = env!("CARGO_PKG_VERSION");
+    let abi = millrace_common::ABI_VERSION;
+    match output {
+        Output::Text => println!("millrace {version} (map ABI {abi})"),
+        Output::Json => println!("{}", serde_json::json!({ "version": version, "mapAbi": abi })),
+    }
+}

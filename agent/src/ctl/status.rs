@@ -1,0 +1,191 @@
+//! `millrace status`: is it serving, and if not, what is wrong.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use super::Output;
+use crate::apply::MapStore;
+use crate::bpf::attach::{self, HookState};
+use crate::plan::op::Snapshot;
+use crate::report::{Report, Severity};
+
+/// Exit code when something is wrong that the output names.
+const EXIT_UNHEALTHY: u8 = 3;
+
+/// All that `status` shows.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    /// A process owns the pins.
+    agent_running: bool,
+    /// The agent is running, has applied its first plan, and every hook has our program.
+    ready: bool,
+    hooks: Vec<Hook>,
+    maps: Vec<Map>,
+    counters: Vec<Count>,
+    /// What the agent last said.
+    agent: Report,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Hook {
+    program: &'static str,
+    state: &'static str,
+    program_id: Option<u32>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Map {
+    name: &'static str,
+    used: usize,
+    size: u32,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Count {
+    name: &'static str,
+    count: u64,
+}
+
+/// Print the status; the exit code says whether all is well.
+pub fn status(bpffs: Option<&Path>, output: Output) -> Result<ExitCode> {
+    let status = gather(bpffs)?;
+    match output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
+        Output::Text => print(&status),
+    }
+    let refused = status.agent.conditions.iter().any(|c| c.severity == Severity::Refused);
+    if status.ready && !refused { Ok(ExitCode::SUCCESS) } else { Ok(EXIT_UNHEALTHY.into()) }
+}
+
+fn gather(bpffs: Option<&Path>) -> Result<Status> {
+    let pins = super::pins(bpffs)?;
+    let store = super::store(&pins)?;
+    let text = store.report()?;
+    let agent: Report = match text.as_str() {
+        "" => Report::default(),
+        text => serde_json::from_str(text).context("read the agent's report")?,
+    };
+    let hooks: Vec<Hook> =
+        attach::hooks(&pins).context("look at the hooks")?.into_iter().map(hook).collect();
+    let agent_running = pins.is_owned().context("look at the lock")?;
+    let attached = hooks.iter().all(|hook| hook.program_id.is_some());
+    let capacity = store.capacity();
+    let map = |name, used, size| Map { name, used, size };
+    let used = Used::of(&store.snapshot()?);
+    Ok(Status {
+        agent_running,
+        ready: agent_running && agent.ready && attached,
+        hooks,
+        maps: vec![
+            map("services", used.services, capacity.services),
+            map("frontends_v4", used.frontends_v4, capacity.frontends),
+            map("frontends_v6", used.frontends_v6, capacity.frontends),
+            map("backends_v4", used.backends_v4, capacity.backends),
+            map("backends_v6", used.backends_v6, capacity.backends),
+            map("slots", used.slots, capacity.slots),
+        ],
+        counters: store
+            .counters()?
+            .into_iter()
+            .map(|(counter, count)| Count { name: counter.name(), count })
+            .collect(),
+        agent,
+    })
+}
+
+fn hook((program, state): (&'static str, HookState)) -> Hook {
+    let (state, program_id) = match state {
+        HookState::Attached(info) => ("attached", Some(info.program_id)),
+        HookState::Severed => ("severed", None),
+        HookState::Missing => ("missing", None),
+    };
+    Hook { program, state, program_id }
+}
+
+/// Rows in use.
+struct Used {
+    services: usize,
+    frontends_v4: usize,
+    frontends_v6: usize,
+    backends_v4: usize,
+    backends_v6: usize,
+    slots: usize,
+}
+
+impl Used {
+    fn of(snapshot: &Snapshot) -> Self {
+        let v4 = snapshot.frontends_v4.iter().map(|(_, row)| row);
+        let v6 = snapshot.frontends_v6.iter().map(|(_, row)| row);
+        // Frontends of one service share blocks: count each slot once.
+        let mut blocks: Vec<(u32, u32)> = v4
+            .chain(v6)
+            .flat_map(|row| [(row.near.first, row.near.count), (row.far.first, row.far.count)])
+            .collect();
+        blocks.sort_unstable();
+        blocks.dedup();
+        Self {
+            services: snapshot.services.len(),
+            frontends_v4: snapshot.frontends_v4.len(),
+            frontends_v6: snapshot.frontends_v6.len(),
+            backends_v4: snapshot.backends_v4.iter().filter(|(_, row)| row.state != 0).count(),
+            backends_v6: snapshot.backends_v6.iter().filter(|(_, row)| row.state != 0).count(),
+            slots: blocks.iter().map(|(_, count)| *count as usize).sum(),
+        }
+    }
+}
+
+fn print(status: &Status) {
+    let agent = &status.agent;
+    let ready = if status.ready { "yes" } else { "NO" };
+    let running = if status.agent_running {
+        format!("running (pid {}), version {}", agent.pid, agent.version)
+    } else {
+        "NOT RUNNING; the kernel goes on with the last known Services".to_owned()
+    };
+    println!("Ready:   {ready}");
+    println!("Agent:   {running}");
+    println!("Node:    {}", agent.node_name);
+    println!("Source:  {}", agent.source);
+    let attached = status.hooks.iter().filter(|hook| hook.program_id.is_some()).count();
+    println!("Hooks:   {attached} of {} on {}", status.hooks.len(), agent.cgroup_root);
+    for hook in status.hooks.iter().filter(|hook| hook.program_id.is_none()) {
+        println!("         {} is {}", hook.program, hook.state);
+    }
+    println!();
+    let mut maps = super::table(&["MAP", "USED", "SIZE"]);
+    for map in &status.maps {
+        maps.add_row([map.name.to_owned(), map.used.to_string(), map.size.to_string()]);
+    }
+    println!("{maps}\n");
+    let mut counters = super::table(&["OUTCOME", "COUNT"]);
+    for counter in &status.counters {
+        counters.add_row([counter.name.to_owned(), counter.count.to_string()]);
+    }
+    println!("{counters}");
+    print_conditions(agent);
+}
+
+fn print_conditions(agent: &Report) {
+    if agent.conditions.is_empty() {
+        println!("\nNo conditions: everything the source holds is served as asked.");
+        return;
+    }
+    println!("\nConditions:");
+    for condition in &agent.conditions {
+        let severity = match condition.severity {
+            Severity::Refused => "REFUSED",
+            Severity::Warning => "warning",
+        };
+        println!("  {severity}  {}: {}", condition.about, condition.message);
+    }
+    if agent.conditions_omitted > 0 {
+        println!("  ... and {} more", agent.conditions_omitted);
+    }
+}

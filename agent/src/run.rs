@@ -1,0 +1,353 @@
+//! `millrace run`: the order in which things start, the loop, and how it ends.
+//!
+//! The kernel goes on by itself: whatever happens here, what is pinned keeps translating.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::apply::Reconciler;
+use crate::bpf::attach::{self, HookState};
+use crate::bpf::object::{Object, Settings};
+use crate::bpf::pins::{Lock, Pins};
+use crate::bpf::{attach::Attached, environment};
+use crate::model::Model;
+use crate::net;
+use crate::plan::op::Capacity;
+use crate::report::{Condition, Report, Severity};
+use crate::source::kube::KubeConfig;
+use crate::source::{self, EVENT_QUEUE_EVENTS, Event};
+
+/// How often hooks are looked at, reports written, and what failed is tried again.
+const TICK: Duration = Duration::from_secs(1);
+/// Ticks between attempts to fit in services that were refused: what others give up becomes free
+/// after the planner's grace period.
+const RETRY_REFUSED_TICKS: u64 = 6;
+/// Events taken before a round, at most: a flood must not keep what is known from being applied.
+const EVENTS_PER_ROUND: usize = 65_536;
+
+/// Where objects come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A directory of manifests.
+    Manifests(PathBuf),
+    /// A Kubernetes API.
+    Kubernetes {
+        /// `--kubeconfig`.
+        kubeconfig: Option<PathBuf>,
+        /// `--api-server`.
+        api_server: Option<String>,
+    },
+}
+
+/// What `millrace run` was told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where objects come from.
+    pub source: Source,
+    /// The Node's name.
+    pub node_name: String,
+    /// Where to attach; found if not given.
+    pub cgroup_root: Option<PathBuf>,
+    /// Where to pin; found if not given.
+    pub bpffs: Option<PathBuf>,
+    /// Sizes of the maps.
+    pub capacity: Capacity,
+}
+
+/// Run until SIGTERM or SIGINT.
+pub async fn run(config: Config) -> Result<()> {
+    let mut agent = Agent::start(&config)?;
+    let (events, mut queue) = mpsc::channel(EVENT_QUEUE_EVENTS);
+    let (addresses, mut node_addresses) = watch::channel(Vec::new());
+    let mut follower = tokio::spawn(net::addresses::follow(addresses));
+    let mut watcher = tokio::spawn(watch_source(config, events));
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = tick.tick() => agent.tick(),
+            Some(event) = queue.recv() => {
+                agent.take(event);
+                for _ in 1..EVENTS_PER_ROUND {
+                    let Ok(event) = queue.try_recv() else { break };
+                    agent.take(event);
+                }
+            }
+            Ok(()) = node_addresses.changed() => {
+                agent.model.set_node_addresses(node_addresses.borrow_and_update().clone());
+            }
+            ended = &mut watcher => bail_on(ended, "the source of Services")?,
+            ended = &mut follower => bail_on(ended, "the watch over the node's addresses")?,
+        }
+        agent.reconcile();
+    }
+    agent.leave();
+    watcher.abort();
+    follower.abort();
+    Ok(())
+}
+
+/// A task that ends, ends the agent: its supervisor starts it anew, and the kernel goes on meanwhile.
+fn bail_on(ended: Result<Result<()>, tokio::task::JoinError>, what: &str) -> Result<()> {
+    match ended {
+        Ok(Ok(())) => bail!("{what} ended"),
+        Ok(Err(error)) => Err(error.context(format!("{what} failed"))),
+        Err(error) => Err(anyhow::Error::new(error).context(format!("{what} crashed"))),
+    }
+}
+
+async fn watch_source(config: Config, events: mpsc::Sender<Event>) -> Result<()> {
+    match config.source {
+        Source::Manifests(directory) => source::files::watch(directory, events).await,
+        Source::Kubernetes { kubeconfig, api_server } => {
+            let access = KubeConfig {
+                kubeconfig,
+                api_server,
+                ..KubeConfig::in_cluster(config.node_name.clone())
+            };
+            let client = source::kube::client(&access).await?;
+            source::kube::watch(client, &config.node_name, events).await;
+            Ok(())
+        }
+    }
+}
+
+/// Everything the loop owns.
+struct Agent {
+    model: Model,
+    reconciler: Reconciler,
+    object: Object,
+    pins: Pins,
+    cgroup_root: PathBuf,
+    report: Report,
+    reported: Option<String>,
+    attached: bool,
+    started: Instant,
+    ticks: u64,
+    swept: bool,
+    _lock: Lock,
+}
+
+impl Agent {
+    /// Find what is needed, become the owner, load, adopt what is pinned.
+    fn start(config: &Config) -> Result<Self> {
+        environment::check()?;
+        let cgroup_root = environment::cgroup_root(config.cgroup_root.as_deref())?;
+        let bpffs = environment::bpffs(config.bpffs.as_deref())?;
+        let pins = Pins::new(&bpffs);
+        std::fs::create_dir_all(pins.root())
+            .with_context(|| format!("create {}", pins.root().display()))?;
+        let Some(lock) = pins.lock().context("lock the pins")? else {
+            bail!(
+                "another agent owns {}: stop it first, or give this one its own --bpffs and \
+                 --cgroup-root",
+                pins.root().display()
+            );
+        };
+        let settings = Settings {
+            capacity: config.capacity,
+            node_netns_cookie: net::cookie::netns_cookie()
+                .context("read the network namespace's cookie")?
+                .unwrap_or(0),
+        };
+        let mut object = Object::load(&pins, &settings)?;
+        let reconciler = Reconciler::recover(&mut object.store)?;
+        let mut agent = Self {
+            model: Model::new(config.node_name.clone()),
+            reconciler,
+            object,
+            pins,
+            report: first_report(config, &cgroup_root),
+            cgroup_root,
+            reported: None,
+            attached: false,
+            started: Instant::now(),
+            ticks: 0,
+            swept: false,
+            _lock: lock,
+        };
+        // The maps have been serving: bring their programs up to date at once. New maps are
+        // attached when they are filled.
+        if agent.object.adopted {
+            agent.attach()?;
+            tracing::info!("adopted the pinned maps; the kernel never stopped serving from them");
+        }
+        Ok(agent)
+    }
+
+    fn attach(&mut self) -> Result<()> {
+        let Attached { created, updated } =
+            attach::attach(&self.object, &self.pins, &self.cgroup_root)?;
+        self.attached = true;
+        tracing::info!(created, updated, cgroup = %self.cgroup_root.display(), "programs attached");
+        Ok(())
+    }
+
+    fn take(&mut self, event: Event) {
+        self.model.apply(event);
+    }
+
+    /// Apply what is dirty. Nothing is written before the initial lists are complete: half a list
+    /// would take away backends that are alive.
+    fn reconcile(&mut self) {
+        if !self.model.is_synced() {
+            return;
+        }
+        if !self.swept {
+            self.swept = true;
+            self.reconciler.mark_known(&mut self.model);
+        }
+        if self.model.has_dirty() {
+            self.round();
+        }
+        if !self.report.ready {
+            self.first_sync();
+        }
+    }
+
+    fn round(&mut self) {
+        let begun = Instant::now();
+        let now = begun.duration_since(self.started);
+        match self.reconciler.round(&mut self.model, &mut self.object.store, now) {
+            Ok(round) => {
+                self.report.ops += round.ops as u64;
+                let elapsed = begun.elapsed();
+                tracing::debug!(services = round.services, ops = round.ops, ?elapsed, "applied");
+            }
+            Err(error) => {
+                self.report.failed_rounds += 1;
+                self.model.mark_all_dirty();
+                tracing::error!("applying failed, will read the maps back and retry: {error:#}");
+            }
+        }
+    }
+
+    /// The first plan is carried out: let sockets use it, and say so.
+    fn first_sync(&mut self) {
+        if self.report.failed_rounds > 0 && self.model.has_dirty() {
+            return;
+        }
+        if !self.attached
+            && let Err(error) = self.attach_filled()
+        {
+            tracing::error!("cannot attach, will retry: {error:#}");
+            return;
+        }
+        self.report.synced = true;
+        self.report.ready = true;
+        self.tell();
+        let elapsed = self.started.elapsed();
+        tracing::info!(ops = self.report.ops, ?elapsed, "ready: Services are served");
+    }
+
+    /// New maps are filled: put the programs that use them behind the hooks, then give the maps
+    /// their names.
+    fn attach_filled(&mut self) -> Result<()> {
+        self.attach()?;
+        if self.pins.new_maps().exists() {
+            self.pins.promote_new_maps().context("put the new maps in force")?;
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self) {
+        self.ticks += 1;
+        if self.report.ready {
+            self.mend_hooks();
+        }
+        if self.ticks.is_multiple_of(RETRY_REFUSED_TICKS) {
+            self.reconciler.retry_refused(&mut self.model);
+        }
+        self.tell();
+    }
+
+    /// Someone may detach our programs or unpin our links; traffic must not wait for a restart.
+    fn mend_hooks(&mut self) {
+        let broken = match attach::hooks(&self.pins) {
+            Ok(hooks) => hooks
+                .into_iter()
+                .filter(|(_, state)| !matches!(state, HookState::Attached(_)))
+                .map(|(name, _)| name)
+                .collect::<Vec<_>>(),
+            Err(error) => return tracing::error!("cannot look at the hooks: {error}"),
+        };
+        if broken.is_empty() {
+            return;
+        }
+        tracing::warn!(hooks = broken.join(", "), "someone removed our programs: attaching again");
+        match self.attach() {
+            Ok(()) => self.report.repaired_hooks += broken.len() as u64,
+            Err(error) => tracing::error!("cannot mend the hooks: {error:#}"),
+        }
+    }
+
+    /// Write the report, if it says anything new.
+    fn tell(&mut self) {
+        self.report.conditions = self.conditions();
+        let json = self.report.to_json();
+        if self.reported.as_ref() == Some(&json) {
+            return;
+        }
+        match self.object.store.set_report(&json) {
+            Ok(()) => self.reported = Some(json),
+            Err(error) => tracing::error!("cannot write the report: {error}"),
+        }
+    }
+
+    fn conditions(&self) -> Vec<Condition> {
+        let warning = |about: String, message: &str| Condition {
+            severity: Severity::Warning,
+            about,
+            message: message.to_owned(),
+        };
+        let refused = self.reconciler.refused().map(|(name, message)| Condition {
+            severity: Severity::Refused,
+            about: format!("Service {name}"),
+            message: message.to_owned(),
+        });
+        let conflicts = self.reconciler.conflicts();
+        let conflicts =
+            conflicts.map(|(name, message)| warning(format!("Service {name}"), message));
+        let objects = self.model.conditions();
+        let objects = objects.into_iter().map(|(about, message)| warning(about, &message));
+        refused.chain(conflicts).chain(objects).collect()
+    }
+
+    fn leave(&mut self) {
+        self.tell();
+        tracing::info!("stopping; what is pinned keeps serving");
+    }
+}
+
+fn first_report(config: &Config, cgroup_root: &std::path::Path) -> Report {
+    let source = match &config.source {
+        Source::Manifests(directory) => format!("manifests in {}", directory.display()),
+        Source::Kubernetes { kubeconfig: Some(path), api_server: None } => {
+            format!("Kubernetes API of {}", path.display())
+        }
+        Source::Kubernetes { api_server: Some(url), .. } => format!("Kubernetes API at {url}"),
+        Source::Kubernetes { .. } => "Kubernetes API, in-cluster".to_owned(),
+    };
+    Report {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        node_name: config.node_name.clone(),
+        source,
+        cgroup_root: cgroup_root.display().to_string(),
+        started_at: SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs(),
+        ..Report::default()
+    }
+}

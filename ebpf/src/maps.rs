@@ -1,0 +1,75 @@
+//! Every map. Names, keys and values are the ABI (`millrace_common`); sizes are defaults that the
+//! agent overrides when it creates them.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage};
+use aya_ebpf::macros::btf_map;
+use millrace_common::address::{V4, V6};
+use millrace_common::affinity::{AffinityEntry, AffinityKey};
+use millrace_common::backend::Backend;
+use millrace_common::counters;
+use millrace_common::frontend::{Frontend, FrontendKey};
+use millrace_common::peer::{Peer, UdpPeers};
+use millrace_common::service::{REPORT_BYTES, ServiceRow};
+
+/// Rows are allocated as they come: an empty map costs its bucket array only.
+const GROWS: usize = BPF_F_NO_PREALLOC as usize;
+
+/// Destination to service, IPv4.
+#[btf_map(name = "frontends_v4")]
+pub static FRONTENDS_V4: HashMap<FrontendKey<V4>, Frontend, 524_288, GROWS> = HashMap::new();
+
+/// Destination to service, IPv6.
+#[btf_map(name = "frontends_v6")]
+pub static FRONTENDS_V6: HashMap<FrontendKey<V6>, Frontend, 524_288, GROWS> = HashMap::new();
+
+/// Blocks of backend ids.
+#[btf_map(name = "slots")]
+pub static SLOTS: Array<u32, 2_097_152> = Array::new();
+
+/// Backend id to backend, IPv4.
+#[btf_map(name = "backends_v4")]
+pub static BACKENDS_V4: Array<Backend<V4>, 524_288> = Array::new();
+
+/// Backend id to backend, IPv6.
+#[btf_map(name = "backends_v6")]
+pub static BACKENDS_V6: Array<Backend<V6>, 524_288> = Array::new();
+
+/// Service id to names. No program reads it: it is what tools need when the agent is dead.
+#[btf_map(name = "services")]
+pub static SERVICES: HashMap<u32, ServiceRow, 262_144, GROWS> = HashMap::new();
+
+/// Which backend a client has. The longest unused entries make room when it is full.
+#[btf_map(name = "affinity")]
+pub static AFFINITY: LruHashMap<AffinityKey, AffinityEntry, 65_536> = LruHashMap::new();
+
+/// Socket cookie to what the socket is connected to. Allocated up front, so that an insert is cheap;
+/// deleted when the socket is closed, never evicted.
+#[btf_map(name = "peers")]
+pub static PEERS: HashMap<u64, Peer, 65_536> = HashMap::new();
+
+/// How many rows of `peers` have a cookie that ends in an index. Cookies are given in sequence, so
+/// neighbouring sockets share cache lines here, while their rows in a hash are far apart: most
+/// sockets have no row, and learn it here.
+#[btf_map(name = "peers_hint")]
+pub static PEERS_HINT: Array<u64, HINTS> = Array::new();
+
+/// Rows of `peers_hint`; a power of two.
+pub const HINTS: usize = 65_536;
+
+/// As `peers`, for sockets that found it full.
+#[btf_map(name = "peers_overflow")]
+pub static PEERS_OVERFLOW: SkStorage<Peer> = SkStorage::new();
+
+/// What a UDP socket sent to. Freed with the socket, never evicted.
+#[btf_map(name = "udp_peers")]
+pub static UDP_PEERS: SkStorage<UdpPeers> = SkStorage::new();
+
+/// Outcomes.
+#[btf_map(name = "counters")]
+pub static COUNTERS: PerCpuArray<u64, { counters::COUNT as usize }> = PerCpuArray::new();
+
+/// What the agent last said about itself, as JSON, zero-padded. No program reads it: it is what
+/// `millrace status` shows when the agent is dead.
+#[btf_map(name = "report")]
+pub static REPORT: Array<[u8; REPORT_BYTES], 1> = Array::new();

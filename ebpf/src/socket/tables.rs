@@ -1,0 +1,92 @@
+//! The maps and helpers, as `millrace_common::select` wants to see them.
+
+use aya_ebpf::bindings::BPF_ANY;
+use millrace_common::address::{Address, V4, V6};
+use millrace_common::affinity::{AffinityEntry, AffinityKey};
+use millrace_common::backend::Backend;
+use millrace_common::frontend::{Frontend, FrontendKey};
+use millrace_common::select::Tables;
+
+use crate::config;
+use crate::kernel::context::SockAddr;
+use crate::kernel::helpers;
+use crate::maps;
+
+/// The maps of one family.
+pub trait Rows: Address {
+    /// The frontend row of a destination.
+    fn frontend(key: &FrontendKey<Self>) -> Option<Frontend>;
+    /// A backend's row.
+    fn backend(id: u32) -> Option<Backend<Self>>;
+}
+
+impl Rows for V4 {
+    #[inline(always)]
+    fn frontend(key: &FrontendKey<Self>) -> Option<Frontend> {
+        // SAFETY: copied out at once; a row that is freed meanwhile stays readable until the
+        // program ends (RCU).
+        unsafe { maps::FRONTENDS_V4.get(key) }.copied()
+    }
+    #[inline(always)]
+    fn backend(id: u32) -> Option<Backend<Self>> {
+        maps::BACKENDS_V4.get(id).copied()
+    }
+}
+
+impl Rows for V6 {
+    #[inline(always)]
+    fn frontend(key: &FrontendKey<Self>) -> Option<Frontend> {
+        // SAFETY: as for V4.
+        unsafe { maps::FRONTENDS_V6.get(key) }.copied()
+    }
+    #[inline(always)]
+    fn backend(id: u32) -> Option<Backend<Self>> {
+        maps::BACKENDS_V6.get(id).copied()
+    }
+}
+
+/// The kernel's maps, seen by the client whose socket the context is about.
+pub struct Kernel<'a>(pub &'a SockAddr<'a>);
+
+impl<A: Rows> Tables<A> for Kernel<'_> {
+    #[inline(always)]
+    fn frontend(&self, key: &FrontendKey<A>) -> Option<Frontend> {
+        A::frontend(key)
+    }
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<u32> {
+        maps::SLOTS.get(index).copied()
+    }
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<Backend<A>> {
+        A::backend(id)
+    }
+    #[inline(always)]
+    fn client_is_node(&self) -> bool {
+        let node = config::node_netns_cookie().unwrap_or_else(helpers::initial_netns_cookie);
+        helpers::netns_cookie(self.0.as_ptr()) == node
+    }
+    #[inline(always)]
+    fn client(&self) -> u64 {
+        helpers::netns_cookie(self.0.as_ptr())
+    }
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        helpers::random()
+    }
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        helpers::now_ns()
+    }
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry> {
+        // SAFETY: copied out at once. The map recycles entries, so a copy may mix two of them:
+        // generation and service of the backend are checked before it is believed.
+        unsafe { maps::AFFINITY.get(key) }.copied()
+    }
+    #[inline(always)]
+    fn set_affinity(&self, key: &AffinityKey, entry: &AffinityEntry) {
+        // Fails only when memory is short; then the next connection chooses anew.
+        let _ = maps::AFFINITY.insert(key, entry, u64::from(BPF_ANY));
+    }
+}
