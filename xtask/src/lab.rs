@@ -1,0 +1,29 @@
+//! `cargo xtask lab`: setup, build, then the namespace lab for a person.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Result, bail};
+
+use crate::{build, command, setup};
+
+/// Everything after `lab` goes to the lab itself.
+pub fn run(args: &[String]) -> Result<ExitCode> {
+    setup::run()?;
+    build_and_become("millrace-lab", args)
+}
+
+/// Builds, then replaces this process: signals, the terminal and the exit code are the program's.
+pub fn build_and_become(name: &str, args: &[String]) -> Result<ExitCode> {
+    build::run(&[])?;
+    let program = command::release_binary(name);
+    if !program.is_file() {
+        bail!("package millrace-tests has no binary {name} ({} is not there)", program.display());
+    }
+    if !command::is_root() {
+        bail!("namespaces and BPF need root: run the same command as root");
+    }
+    let mut run = Command::new(&program);
+    run.args(args).env("MILLRACE_BIN", command::release_binary("millrace"));
+    Err(anyhow::Error::from(run.exec()).context(format!("start {}", program.display())))
+}
