@@ -1,7 +1,7 @@
 //! Embeds the BPF object and the version.
 //!
-//! `cargo xtask build` makes the object; this only copies it to where `include_bytes_aligned!` finds
-//! it under the name in `MILLRACE_EBPF_OBJ`. `MILLRACE_BPF_OBJECT` names another object to embed.
+//! `cargo xtask build` makes the object; this only copies it to a place whose path goes to the code
+//! as `MILLRACE_EBPF_OBJ`. `MILLRACE_BPF_OBJECT` names another object to embed.
 
 use std::env;
 use std::ffi::OsStr;

@@ -103,8 +103,8 @@ impl Reader {
         self.tally.skips.extend(skips.iter().map(|(name, reason)| format!("{name}: {reason}")));
     }
 
-    /// The sum, once cargo has ended. `success` is cargo's own verdict: a binary that crashed or did
-    /// not compile prints no result and must not pass for silence.
+    /// The sum, once cargo has ended. `success` is cargo's own verdict: a binary that crashed or
+    /// did not compile prints no result and must not pass for silence.
     pub fn finish(mut self, success: bool) -> Tally {
         // A skip told on the other stream may arrive after the binary's result.
         self.take_runtime_skips();

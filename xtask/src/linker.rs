@@ -32,8 +32,8 @@ impl Linker {
     }
 }
 
-/// Our own copy lives below `target`, so that nothing outside the clone changes and no later process
-/// needs `~/.cargo/bin` in its `PATH`.
+/// Our own copy lives below `target`, so that nothing outside the clone changes and no later
+/// process needs `~/.cargo/bin` in its `PATH`.
 fn tools_dir() -> PathBuf {
     command::root().join("target/tools")
 }

@@ -229,7 +229,7 @@ fn count(cargo: &mut Command, out: impl Write + Send, err: impl Write + Send) ->
     Ok(reader.finish(status.success()))
 }
 
-/// Copies a stream, showing each line to the reader. Bytes that are not text are copied as they are.
+/// Copies a stream, showing each line to the reader. Bytes that are no text are copied as they are.
 fn pass_on(stream: impl Read, mut terminal: impl Write, reader: &Mutex<Reader>) {
     let mut stream = BufReader::new(stream);
     let mut line = Vec::new();

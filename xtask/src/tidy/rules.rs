@@ -94,8 +94,8 @@ fn private_registry(path: &str, line: &str) -> bool {
             .strip_prefix("source = ")
             .is_some_and(|from| from.trim_matches('"') != CRATES_IO);
     }
-    let is_config = path.ends_with(".toml");
-    is_config && ["[source", "[registr"].iter().any(|section| line.starts_with(section))
+    let sections = ["[source.", "[registry", "[registries"];
+    path.contains(".cargo/") && sections.iter().any(|section| line.starts_with(section))
 }
 
 /// The first thing in a file, after attributes such as `#![no_std]`, must be its documentation.
@@ -264,5 +264,6 @@ mod tests {
         assert_eq!(rules("Cargo.lock", &format!("source = \"{CRATES_IO}\"")), 0);
         assert_eq!(rules("Cargo.lock", "source = \"registry+https://mirror.test/index\""), 1);
         assert_eq!(rules(".cargo/config.toml", "[source.crates-io]"), 1);
+        assert_eq!(rules("deny.toml", "[sources]"), 0);
     }
 }
