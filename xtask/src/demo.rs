@@ -4,10 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::{lab, setup};
+use crate::lab;
 
 /// Everything after `demo` goes to the demo itself.
 pub fn run(args: &[String]) -> Result<ExitCode> {
-    setup::run()?;
-    lab::build_and_become("millrace-demo", args)
+    lab::become_program("millrace-demo", args)
 }

@@ -9,19 +9,23 @@ use crate::{build, command, setup};
 
 /// Everything after `lab` goes to the lab itself.
 pub fn run(args: &[String]) -> Result<ExitCode> {
-    setup::run()?;
-    build_and_become("millrace-lab", args)
+    become_program("millrace-lab", args)
 }
 
-/// Builds, then replaces this process: signals, the terminal and the exit code are the program's.
-pub fn build_and_become(name: &str, args: &[String]) -> Result<ExitCode> {
+/// Sets up and builds, then replaces this process by a program of package `millrace-tests`: signals,
+/// the terminal and the exit code are that program's.
+pub fn become_program(name: &str, args: &[String]) -> Result<ExitCode> {
+    if !command::is_root() {
+        bail!(
+            "namespaces and BPF need root; run the same command as root, for example with \
+             `sudo -E env \"PATH=$PATH\"` before it"
+        );
+    }
+    setup::ensure()?;
     build::run(&[])?;
     let program = command::release_binary(name);
     if !program.is_file() {
         bail!("package millrace-tests has no binary {name} ({} is not there)", program.display());
-    }
-    if !command::is_root() {
-        bail!("namespaces and BPF need root: run the same command as root");
     }
     let mut run = Command::new(&program);
     run.args(args).env("MILLRACE_BIN", command::release_binary("millrace"));

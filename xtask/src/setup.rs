@@ -12,10 +12,23 @@ use crate::{apt, linker};
 /// Installs what is missing; says what there is.
 pub fn run() -> Result<()> {
     let start = Instant::now();
+    let outcome =
+        if install_missing()? { "everything is in place now" } else { "nothing is missing" };
+    report(outcome, start)
+}
+
+/// Installs what is missing; keeps quiet when nothing is, for commands that have more to say.
+pub fn ensure() -> Result<()> {
+    let start = Instant::now();
+    if install_missing()? { report("everything is in place now", start) } else { Ok(()) }
+}
+
+/// Tells whether there was anything to install.
+fn install_missing() -> Result<bool> {
     let needs = Needs::of(&toolchain::find());
     let missing = apt::missing(&needs.packages);
     if missing.is_empty() && !needs.linker {
-        return report("nothing is missing", start);
+        return Ok(false);
     }
     tell(&missing, needs.linker);
     if !missing.is_empty() {
@@ -28,7 +41,7 @@ pub fn run() -> Result<()> {
     if needs.linker {
         linker::install(&log)?;
     }
-    report("everything is in place now", start)
+    Ok(true)
 }
 
 /// What the machine must have for what was found on it.

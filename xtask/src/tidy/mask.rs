@@ -37,7 +37,7 @@ pub fn mask(source: &str) -> Masked {
 fn next(chars: &[char], at: usize) -> (Kind, usize) {
     let rest = &chars[at..];
     let in_word = at > 0 && is_word(chars[at - 1]);
-    match rest {
+    let (kind, length) = match rest {
         ['/', '/', ..] => (Kind::Comment, until(rest, |rest| rest[0] == '\n')),
         ['/', '*', ..] => (Kind::Comment, block_comment(rest)),
         ['"', ..] => (Kind::Text, quoted(rest)),
@@ -46,19 +46,9 @@ fn next(chars: &[char], at: usize) -> (Kind, usize) {
         ['r', '"' | '#', ..] if !in_word => raw(rest, 1),
         ['b' | 'c', 'r', '"' | '#', ..] if !in_word => raw(rest, 2),
         _ => (Kind::Code, 1),
-    }
-    .clamp_to(rest.len())
-}
-
-/// Keeps a length within an unfinished file.
-trait ClampTo {
-    fn clamp_to(self, length: usize) -> Self;
-}
-
-impl ClampTo for (Kind, usize) {
-    fn clamp_to(self, length: usize) -> Self {
-        (self.0, self.1.min(length))
-    }
+    };
+    // What an unfinished file does not close ends with it.
+    (kind, length.min(rest.len()))
 }
 
 /// Whether a character may be part of a name.
