@@ -12,8 +12,8 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
     become_program("millrace-lab", args)
 }
 
-/// Sets up and builds, then replaces this process by a program of package `millrace-tests`: signals,
-/// the terminal and the exit code are that program's.
+/// Sets up and builds, then replaces this process by a program of package `millrace-tests`:
+/// signals, the terminal and the exit code are that program's.
 pub fn become_program(name: &str, args: &[String]) -> Result<ExitCode> {
     if !command::is_root() {
         bail!(

@@ -37,6 +37,7 @@ Usage: cargo xtask <command>
   help                      this text
 
 The BPF object goes to target/bpf/millrace-ebpf.o, the binaries to target/release.
+MILLRACE_BPF_TOOLCHAIN=nightly|debian names the BPF compiler to take where both are there.
 ";
 
 /// Exit code for a command line that makes no sense, as shells and getopt programs use it.

@@ -4,6 +4,7 @@
 //! compiler that `RUSTC_BOOTSTRAP` lets use `-Z build-std`. Both hand LLVM bitcode to bpf-linker,
 //! which reads it only when it carries the same major version of LLVM.
 
+use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -53,9 +54,21 @@ impl Toolchain {
     }
 }
 
+/// Names the compiler to take, `nightly` or `debian`, where both would do and one is broken.
+const CHOICE: &str = "MILLRACE_BPF_TOOLCHAIN";
+
 /// Looks at the machine.
 pub fn find() -> Found {
-    Found { nightly: find_nightly(), debian: find_debian(), linkers: linker::find_all() }
+    let choice = env::var(CHOICE).ok();
+    let unless_other = |name: &str, find: fn() -> Result<Compiler, String>| match &choice {
+        Some(other) if other != name => Err(format!("{CHOICE} is `{other}`")),
+        _ => find(),
+    };
+    Found {
+        nightly: unless_other("nightly", find_nightly),
+        debian: unless_other("debian", find_debian),
+        linkers: linker::find_all(),
+    }
 }
 
 impl Found {
