@@ -1,2 +1,81 @@
-//! x
-fn main() {}
+//! All automation of this repository: `cargo xtask <command>`.
+//!
+//! One file per command, in the order a newcomer meets them: [`setup`] installs what is missing,
+//! [`build`] makes the BPF object and the binaries, [`demo`] and [`lab`] run them, [`test`] checks
+//! everything, [`tidy`] is the part of it that reads the source text. Underneath:
+//! [`toolchain`] decides how Rust becomes BPF, [`apt`] and [`packages`] deal with Debian,
+//! [`command`] runs other programs, [`libtest`] reads what test binaries print.
+
+mod apt;
+mod build;
+mod command;
+mod demo;
+mod lab;
+mod libtest;
+mod linker;
+mod packages;
+mod setup;
+mod test;
+mod tidy;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+const USAGE: &str = "\
+Usage: cargo xtask <command>
+
+  setup                     find what is missing on this machine and install it (as root)
+  build [--features F]      build the BPF object, then every binary
+  demo [ARG...]             setup, build, then show a small cluster at work (--keep: leave it up)
+  lab up|down|exec ARG...   setup, build, then run the namespace lab for a person
+  test [--stage NAME]... [-- TEST-ARG...]
+                            every check there is; ends with `N passed, N failed, N skipped`
+                            stages: setup fmt tidy build clippy unit lab deny
+  tidy                      only the checks on the source text
+  help                      this text
+
+The BPF object goes to target/bpf/millrace-ebpf.o, the binaries to target/release.
+MILLRACE_BPF_TOOLCHAIN=nightly|debian names the BPF compiler to take where both are there.
+";
+
+/// Exit code for a command line that makes no sense, as shells and getopt programs use it.
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the command named by the first argument with the rest of them.
+fn dispatch(args: &[String]) -> Result<ExitCode> {
+    let Some((name, rest)) = args.split_first() else {
+        return Ok(usage_error("no command given"));
+    };
+    match name.as_str() {
+        "setup" if rest.is_empty() => setup::run().map(|()| ExitCode::SUCCESS),
+        "build" => build::run(rest).map(|()| ExitCode::SUCCESS),
+        "demo" => demo::run(rest),
+        "lab" => lab::run(rest),
+        "test" => test::run(rest),
+        "tidy" if rest.is_empty() => tidy::run().map(|()| ExitCode::SUCCESS),
+        "help" | "--help" | "-h" => {
+            print!("{USAGE}");
+            Ok(ExitCode::SUCCESS)
+        }
+        "setup" | "tidy" => Ok(usage_error(&format!("`{name}` takes no arguments"))),
+        _ => Ok(usage_error(&format!("unknown command `{name}`"))),
+    }
+}
+
+fn usage_error(problem: &str) -> ExitCode {
+    eprint!("xtask: {problem}\n\n{USAGE}");
+    ExitCode::from(EXIT_USAGE)
+}
