@@ -65,7 +65,7 @@ impl fmt::Display for ObjectName {
 }
 
 /// A decoded object.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Hash, Debug)]
 pub enum Object {
     /// A Service.
     Service(slim::Service),
