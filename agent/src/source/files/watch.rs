@@ -5,10 +5,10 @@
 //! edits behind symbolic links, network file systems, a directory replaced by another.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use anyhow::{Context, Result, anyhow};
 use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode};
@@ -57,13 +57,25 @@ pub async fn watch(dir: PathBuf, sender: Sender<Event>) -> Result<()> {
 /// Nobody listens any more.
 struct Closed;
 
+/// What came of reading a file.
+enum Reading {
+    /// It was read, and understood or reported.
+    Taken,
+    /// It could not be read: try again.
+    Failed,
+    /// It changed while it was read: nothing of it was taken.
+    Unfinished,
+}
+
 /// State of the thread.
 struct Follower {
     dir: PathBuf,
     sender: Sender<Event>,
     store: Store,
-    /// What was read, as it was then.
-    seen: BTreeMap<String, Signature>,
+    /// Files that were read, as they were then; none: it could not be read and is tried again.
+    seen: BTreeMap<String, Option<Signature>>,
+    /// Something happened during the last look.
+    heard: bool,
     /// Files opened for writing and not closed yet, since the last write.
     writing: HashMap<String, Instant>,
     /// Files that defined something and are empty, since when.
@@ -84,6 +96,7 @@ impl Follower {
             sender,
             store: Store::default(),
             seen: BTreeMap::new(),
+            heard: false,
             writing: HashMap::new(),
             emptied: HashMap::new(),
             vanished: HashMap::new(),
@@ -119,29 +132,30 @@ impl Follower {
     /// Wait until something happened and the burst it began is over, or until `wake`.
     fn wait(&mut self, wake: Instant) {
         let mut until = wake;
-        let mut burst = false;
+        let mut burst = std::mem::take(&mut self.heard);
+        if burst {
+            until = until.min(Instant::now() + COALESCE);
+        }
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match self.notices.recv_timeout(left) {
-                Ok(notice) => {
-                    if self.note(&notice) && !burst {
-                        burst = true;
-                        until = until.min(Instant::now() + COALESCE);
-                    }
-                }
-                // Disconnected: cannot be, we hold a sender.
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
+            // A stream of notices that never ends must not keep us from looking.
+            if left.is_zero() {
+                return;
+            }
+            // Disconnected cannot be: we hold a sender.
+            let Ok(notice) = self.notices.recv_timeout(left) else { return };
+            if self.note(&notice) && !burst {
+                burst = true;
+                until = until.min(Instant::now() + COALESCE);
             }
         }
     }
 
     /// Hear what has been said so far, without waiting.
     fn listen(&mut self) {
-        loop {
-            match self.notices.try_recv() {
-                Ok(notice) => self.note(&notice),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
-            };
+        for _ in 0..NOTICES {
+            let Ok(notice) = self.notices.try_recv() else { return };
+            self.heard |= self.note(&notice);
         }
     }
 
@@ -219,9 +233,12 @@ impl Follower {
     fn examine(&mut self, name: String, found: Found, now: Instant, wake: &mut Instant) {
         let signature = match found {
             Ok(signature) => signature,
-            Err(error) => return self.unreadable(&name, &error),
+            Err(error) => {
+                self.seen.insert(name.clone(), None);
+                return self.unreadable(&name, &error);
+            }
         };
-        if self.seen.get(&name) == Some(&signature) {
+        if self.seen.get(&name) == Some(&Some(signature)) {
             // Written, but with nothing new; or emptied and restored in time.
             self.emptied.remove(&name);
             return;
@@ -232,12 +249,15 @@ impl Follower {
         }
         self.writing.remove(&name);
         self.emptied.remove(&name);
-        self.seen.insert(name.clone(), signature);
-        if !self.read(&name) {
-            // Read while it was written: what is due next is the word that it is complete.
-            self.seen.remove(&name);
-            *wake = (now + COALESCE).min(*wake);
-        }
+        match self.read(&name) {
+            Reading::Taken => self.seen.insert(name, Some(signature)),
+            Reading::Failed => self.seen.insert(name, None),
+            // What is due next is the word that it is complete; if that is lost, this.
+            Reading::Unfinished => {
+                *wake = (now + SETTLE).min(*wake);
+                return;
+            }
+        };
     }
 
     /// When to look at this file again, if it is not to be believed yet.
@@ -250,23 +270,25 @@ impl Follower {
         due.filter(|due| now < *due)
     }
 
-    /// Read a file and take what it says; false: it was being written meanwhile, nothing is taken.
-    fn read(&mut self, name: &str) -> bool {
+    /// Read a file and take what it says.
+    fn read(&mut self, name: &str) -> Reading {
         let path = self.dir.join(name);
         let before = Signature::of(&path);
         let bytes = match scan::read(&path) {
             Ok(bytes) => bytes,
+            // Gone since: the next look says so.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Reading::Unfinished,
             Err(error) => {
                 self.unreadable(name, &error);
-                return true;
+                return Reading::Failed;
             }
         };
         self.listen();
         let unchanged = matches!((&before, Signature::of(&path)), (Ok(a), Ok(b)) if *a == b);
         if !unchanged || self.writing.contains_key(name) {
-            return false;
+            return Reading::Unfinished;
         }
-        let Some(format) = Format::of(name) else { return true };
+        let Some(format) = Format::of(name) else { return Reading::Taken };
         match parse(format, &bytes) {
             Ok(parsed) => {
                 let (objects, ignored) = (parsed.objects.len(), parsed.ignored_count);
@@ -275,10 +297,10 @@ impl Follower {
             }
             Err(problem) => self.store.file_failed(name, &problem),
         }
-        true
+        Reading::Taken
     }
 
-    fn unreadable(&mut self, name: &str, error: &std::io::Error) {
+    fn unreadable(&mut self, name: &str, error: &io::Error) {
         let message = format!("cannot be read: {error}");
         self.store.file_failed(name, &Problem { line: None, object: None, message });
     }
