@@ -84,8 +84,8 @@ fn services(fold: &Fold) -> Vec<(String, String)> {
 
 fn service(name: &str, ip: &str) -> String {
     format!(
-        "---\napiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n  clusterIP: {ip}\n  \
-         ports:\n  - port: 80\n"
+        "---\napiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n  \
+         clusterIP: {ip}\n  ports:\n  - port: 80\n"
     )
 }
 
@@ -253,7 +253,7 @@ async fn an_unreadable_file_is_reported() -> Result<()> {
     let mut lab = Lab::start(&[("f.yaml", &service("a", "1.1.1.1"))]).await?;
     lab.write("g.yaml", &service("b", "1.1.1.2"))?;
     lab.services(&[("a", "1.1.1.1"), ("b", "1.1.1.2")]).await?;
-    fs::set_permissions(lab.path("g.yaml"), fs::Permissions::from_mode(0))?;
+    fs::set_permissions(lab.path("g.yaml"), fs::Permissions::from_mode(0o000))?;
     if fs::File::open(lab.path("g.yaml")).is_ok() {
         // Root may read everything: a directory of symbolic links in a ring is beyond root, too.
         fs::remove_file(lab.path("g.yaml"))?;
@@ -278,7 +278,10 @@ async fn many_files_and_bursts() -> Result<()> {
         lab.write("s7.yaml", &service("s7", &format!("1.1.2.{round}")))?;
     }
     let key = (Kind::Service, ObjectName::new("default", "s7"));
-    let last = |fold: &Fold| matches!(&fold.objects[&key], Object::Service(s) if s.spec.cluster_ip == "1.1.2.49");
+    let last = |fold: &Fold| {
+        let Object::Service(service) = &fold.objects[&key] else { return false };
+        service.spec.cluster_ip == "1.1.2.49"
+    };
     lab.fold.until("the last of a burst", LIMIT, last).await?;
     let told = lab.fold.log.iter().filter(|line| *line == "apply Service default/s7").count();
     assert!(told < 25, "{told} of 50 changes");

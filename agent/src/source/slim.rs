@@ -1,8 +1,8 @@
 //! Kubernetes objects, cut down to the fields we use.
 //!
 //! Decoding straight into these costs a fraction of the full types' time and memory. Shapes are
-//! those of `k8s.io/api` (core/v1, discovery/v1). What needs checking (addresses, port numbers) stays
-//! as the API prints it: [`crate::model`] judges it and says which object and field is wrong.
+//! those of `k8s.io/api` (core/v1, discovery/v1). What needs checking (addresses, port numbers)
+//! stays as the API prints it: [`crate::model`] judges it and says which object and field is wrong.
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,10 @@
-//! An API server in this process, for tests: as much of Kubernetes' list and watch as the agent uses,
-//! and everything that can go wrong with it, on request.
+//! An API server in this process, for tests: as much of Kubernetes' list and watch as the agent
+//! uses, and everything that can go wrong with it, on request.
 //!
 //! [`state`] holds the objects and their history (pure); [`select`] applies selectors (pure);
-//! [`serve`] speaks HTTP. [`Fold`] is the other end's oracle: what a listener must believe. The server runs on a runtime of its own, so that tests without one can use
-//! it, and tests with one cannot stall it.
+//! [`serve`] speaks HTTP. [`Fold`] is the other end's oracle: what a listener must believe. The
+//! server runs on a runtime of its own, so that tests without one can use it, and tests with one
+//! cannot stall it.
 
 mod fold;
 mod select;

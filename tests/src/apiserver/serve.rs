@@ -209,7 +209,7 @@ struct Stream {
 }
 
 impl Stream {
-    /// Until its time is over, the client leaves, or the test ends it. The lines' end ends the body.
+    /// Until its time is over, the client leaves, or the test ends it. With it ends the body.
     async fn run(mut self, limit: Duration) {
         let mut changed = self.shared.changed.subscribe();
         let mut broken = self.shared.broken.subscribe();

@@ -96,12 +96,6 @@ pub(super) struct Head {
     pub name: ObjectName,
 }
 
-impl Default for ObjectName {
-    fn default() -> Self {
-        Self::new("", "")
-    }
-}
-
 /// [`Head`], leniently: whatever is odd about it is left out, so that the rest can name the object.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,8 +1,8 @@
 //! Which file's word counts for which object. Pure: files' contents in, events out.
 //!
 //! The content of an object is remembered as a hash: enough to tell whether it changed, at a
-//! fraction of its size. When a file that came first lets go of an object, the next file that has it
-//! is read again.
+//! fraction of its size. When a file that came first lets go of an object, the next file that has
+//! it is read again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};

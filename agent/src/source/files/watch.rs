@@ -1,4 +1,4 @@
-//! Following the directory, on a thread of its own: files block, and a big one takes seconds to read.
+//! Following the directory, on a thread of its own: files block, and big ones take seconds to read.
 //!
 //! inotify says that something happened and whether a file is still being written; a look at the
 //! whole directory then says what. The same look, once in a while, finds what inotify cannot see:
@@ -31,8 +31,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// A file that vanished is believed gone after so long: editors rename the old one away before they
 /// write the new one.
 const GONE: Duration = Duration::from_millis(100);
-/// inotify's words that wait to be heard. More than that are dropped: the look at the directory that
-/// is due then finds what they were about.
+/// inotify's words that wait to be heard. More than that are dropped: the look at the directory
+/// that is due then finds what they were about.
 const NOTICES: usize = 4096;
 
 /// Follow the manifests in `dir`. Fails at once if the directory cannot be read; whatever happens
@@ -249,15 +249,16 @@ impl Follower {
         }
         self.writing.remove(&name);
         self.emptied.remove(&name);
-        match self.read(&name) {
-            Reading::Taken => self.seen.insert(name, Some(signature)),
-            Reading::Failed => self.seen.insert(name, None),
+        let read = match self.read(&name) {
+            Reading::Taken => Some(signature),
+            Reading::Failed => None,
             // What is due next is the word that it is complete; if that is lost, this.
             Reading::Unfinished => {
                 *wake = (now + SETTLE).min(*wake);
                 return;
             }
         };
+        self.seen.insert(name, read);
     }
 
     /// When to look at this file again, if it is not to be believed yet.

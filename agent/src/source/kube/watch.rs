@@ -93,8 +93,8 @@ pub async fn watch_with(client: Client, node_name: &str, sender: Sender<Event>, 
     }
 }
 
-/// What is watched. The selectors are kube-proxy's, applied by the server: an object that leaves the
-/// selection arrives as a deletion.
+/// What is watched. The selectors are kube-proxy's, applied by the server: an object that leaves
+/// the selection arrives as a deletion.
 struct Resource {
     kind: Kind,
     path: &'static str,
@@ -179,7 +179,7 @@ impl Follower {
                 send_all(&self.sender, self.report.works()).await;
                 (Position::Watch { version }, true)
             }
-            // Slow readers of a big list lose the version they read; the whole in one answer cannot.
+            // Slow readers of a big list lose the version they read: ask for all of it at once.
             Err(failure) if failure.is_expired() && paged => {
                 debug!(kind = %self.resource.kind, "the pages of a list expired: listing whole");
                 (Position::List { paged: false }, false)
@@ -208,10 +208,13 @@ impl Follower {
 
     /// List everything; the version that the list shows.
     ///
-    /// With paging, and without `resourceVersion`: the list is then the newest there is, so it cannot
-    /// take back what an older watch has told (`resourceVersion=0` may be answered by a server that
-    /// lags behind), and neither side holds it whole in memory. Streaming lists (KEP-3157) would be
-    /// lighter still, but older servers refuse or ignore them, which takes a second code path.
+    /// With paging, and without `resourceVersion`: the list is then the newest there is, so it
+    /// cannot take back what an older watch has told (`resourceVersion=0` may be answered by a
+    /// server that lags behind), and neither side holds it whole in memory. Streaming lists
+    /// (KEP-3157) would be lighter still, but older servers refuse or ignore them, which takes a
+    /// second code path.
+    ///
+    /// What cannot be decoded is not applied and so is swept: there is no word for "it exists".
     async fn list(&mut self, paged: bool) -> Result<String, Failure> {
         let mut begun = false;
         let mut params = ListParams {
