@@ -1,1 +1,3 @@
-//! x
+//! Shared parts of the tests: one test file per behaviour uses them.
+
+pub mod apiserver;

@@ -39,7 +39,7 @@ impl fmt::Display for Kind {
 }
 
 /// Namespace and name. The namespace of a Node is empty.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 pub struct ObjectName {
     /// Namespace; empty for cluster-scoped objects.
     pub namespace: String,
@@ -65,7 +65,8 @@ impl fmt::Display for ObjectName {
 }
 
 /// A decoded object.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Hash, Debug)]
+#[expect(clippy::large_enum_variant, reason = "passed on one by one, never stored in numbers")]
 pub enum Object {
     /// A Service.
     Service(slim::Service),
@@ -97,6 +98,7 @@ impl Object {
 
 /// What a source tells the reconcile loop. Order matters: events are applied as they come.
 #[derive(Clone, PartialEq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are the largest")]
 pub enum Event {
     /// A full list of this kind begins: mark what is known.
     Begin(Kind),

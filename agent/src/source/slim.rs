@@ -1,8 +1,8 @@
 //! Kubernetes objects, cut down to the fields we use.
 //!
 //! Decoding straight into these costs a fraction of the full types' time and memory. Shapes are
-//! those of `k8s.io/api` (core/v1, discovery/v1). What needs checking (addresses, port numbers) stays
-//! as the API prints it: [`crate::model`] judges it and says which object and field is wrong.
+//! those of `k8s.io/api` (core/v1, discovery/v1). What needs checking (addresses, port numbers)
+//! stays as the API prints it: [`crate::model`] judges it and says which object and field is wrong.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ where
 }
 
 /// `metadata`.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Metadata {
     /// Name.
@@ -44,7 +44,7 @@ impl Metadata {
 }
 
 /// `v1` Service.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Service {
     /// Metadata.
@@ -58,7 +58,7 @@ pub struct Service {
 }
 
 /// `spec` of a Service.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceSpec {
     /// `ClusterIP`, `NodePort`, `LoadBalancer`, `ExternalName`; empty: `ClusterIP`.
@@ -100,7 +100,7 @@ pub struct ServiceSpec {
 }
 
 /// `spec.ports[]`.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServicePort {
     /// Name; empty is a name.
@@ -117,7 +117,7 @@ pub struct ServicePort {
 }
 
 /// `spec.sessionAffinityConfig`.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SessionAffinityConfig {
     /// For ClientIP.
@@ -126,7 +126,7 @@ pub struct SessionAffinityConfig {
 }
 
 /// `spec.sessionAffinityConfig.clientIP`.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClientIpConfig {
     /// Seconds; the API's default is 10800.
@@ -134,7 +134,7 @@ pub struct ClientIpConfig {
 }
 
 /// `status` of a Service.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceStatus {
     /// Load balancer.
@@ -143,7 +143,7 @@ pub struct ServiceStatus {
 }
 
 /// `status.loadBalancer`.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LoadBalancerStatus {
     /// Its addresses.
@@ -152,7 +152,7 @@ pub struct LoadBalancerStatus {
 }
 
 /// `status.loadBalancer.ingress[]`.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LoadBalancerIngress {
     /// Address; empty for hostname-only entries.
@@ -164,7 +164,7 @@ pub struct LoadBalancerIngress {
 }
 
 /// `discovery.k8s.io/v1` EndpointSlice.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointSlice {
     /// Metadata.
@@ -181,7 +181,7 @@ pub struct EndpointSlice {
 }
 
 /// `endpoints[]`.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Endpoint {
     /// Addresses; only the first counts.
@@ -198,7 +198,7 @@ pub struct Endpoint {
 }
 
 /// `conditions`; what is missing has the default of the API.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Conditions {
     /// Missing: true.
@@ -210,7 +210,7 @@ pub struct Conditions {
 }
 
 /// `hints`.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Hints {
     /// Zones it is meant for.
@@ -222,7 +222,7 @@ pub struct Hints {
 }
 
 /// One zone or node.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Hint {
     /// Its name.
@@ -230,7 +230,7 @@ pub struct Hint {
 }
 
 /// `ports[]` of a slice.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointPort {
     /// Name; missing: the port is skipped; empty is a name.
@@ -242,7 +242,7 @@ pub struct EndpointPort {
 }
 
 /// `v1` Node.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Node {
     /// Metadata; the zone is a label.
@@ -253,7 +253,7 @@ pub struct Node {
 }
 
 /// `status` of a Node.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeStatus {
     /// Addresses.
@@ -262,7 +262,7 @@ pub struct NodeStatus {
 }
 
 /// `status.addresses[]`.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct NodeAddress {
     /// `InternalIP`, `ExternalIP`, `Hostname`, ...

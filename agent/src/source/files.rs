@@ -1,1 +1,0 @@
-//! Watches a directory of manifests.

@@ -1,0 +1,349 @@
+//! List, then watch, for ever: three of these side by side, one for each kind.
+//!
+//! A list is a mark-and-sweep of what is known (`Begin`, `Apply`..., `Complete`), so that objects
+//! deleted while nobody watched go away and nothing else does. A watch that breaks goes on from the
+//! version it had reached; only a version that has expired costs a new list.
+
+use std::time::Duration;
+
+use backon::ExponentialBuilder;
+use futures::{TryStreamExt, pin_mut};
+use kube::Client;
+use kube::api::{ListParams, ObjectList, Request, WatchEvent, WatchParams};
+use kube::runtime::utils::ResetTimerBackoff;
+use kube::runtime::watcher::ExponentialBackoff;
+use tokio::sync::mpsc::Sender;
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+use super::decode::{Raw, metadata};
+use super::failure::Failure;
+use super::report::Report;
+use crate::source::{Event, Kind};
+
+/// The server ends a watch after this long, and we open the next: a watch that is silent for longer
+/// is dead. Bookmarks come only about once a minute, so they cannot tell sooner.
+const WATCH_SECS: u32 = 50;
+/// What the server's end of a watch may be late.
+const WATCH_MARGIN: Duration = Duration::from_secs(5);
+/// A page of a list, or the beginning of a watch, that takes longer never comes.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(45);
+/// Objects in one page of a list; client-go's number.
+const PAGE_OBJECTS: u32 = 500;
+/// The first pause after a failure. The jitter adds up to as much again.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+/// Pauses double up to this. With the jitter: one list in 30 s on average, in a long outage.
+const RETRY_MAX: Duration = Duration::from_secs(20);
+/// After so long without a failure the pauses begin anew.
+const RETRY_RESET: Duration = Duration::from_secs(120);
+/// A watch that ends without an event within this is a failure: a server or proxy that closes all
+/// watches at once would otherwise be asked without a pause. client-go's number.
+const WATCH_SHORTEST: Duration = Duration::from_secs(1);
+
+/// The times and sizes of a watch. Tests shorten them; nobody else should.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// The server ends a watch after this many seconds.
+    pub watch_secs: u32,
+    /// What the server's end of a watch may be late.
+    pub watch_margin: Duration,
+    /// Longest wait for a page of a list, or for the beginning of a watch.
+    pub reply: Duration,
+    /// Objects in one page of a list.
+    pub page_objects: u32,
+    /// The first pause after a failure.
+    pub retry_first: Duration,
+    /// The longest pause, not counting jitter.
+    pub retry_max: Duration,
+    /// After so long without a failure the pauses begin anew.
+    pub retry_reset: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            watch_secs: WATCH_SECS,
+            watch_margin: WATCH_MARGIN,
+            reply: REPLY_TIMEOUT,
+            page_objects: PAGE_OBJECTS,
+            retry_first: RETRY_FIRST,
+            retry_max: RETRY_MAX,
+            retry_reset: RETRY_RESET,
+        }
+    }
+}
+
+/// Follow Services, EndpointSlices and the node of this name. Returns when the receiver is gone.
+pub async fn watch(client: Client, node_name: &str, sender: Sender<Event>) {
+    watch_with(client, node_name, sender, Timing::default()).await;
+}
+
+/// [`watch`] with times of one's own.
+pub async fn watch_with(client: Client, node_name: &str, sender: Sender<Event>, timing: Timing) {
+    let follow =
+        |resource: Resource| Follower::new(client.clone(), resource, sender.clone(), timing).run();
+    let all = futures::future::join3(
+        follow(Resource::services()),
+        follow(Resource::endpoint_slices()),
+        follow(Resource::node(node_name)),
+    );
+    tokio::select! {
+        () = sender.closed() => {}
+        _ = all => {}
+    }
+}
+
+/// What is watched. The selectors are kube-proxy's, applied by the server: an object that leaves
+/// the selection arrives as a deletion.
+struct Resource {
+    kind: Kind,
+    path: &'static str,
+    labels: Option<&'static str>,
+    fields: Option<String>,
+}
+
+impl Resource {
+    fn services() -> Self {
+        Self {
+            kind: Kind::Service,
+            path: "/api/v1/services",
+            labels: Some("!service.kubernetes.io/service-proxy-name"),
+            fields: Some("spec.clusterIP!=None".into()),
+        }
+    }
+    fn endpoint_slices() -> Self {
+        Self {
+            kind: Kind::EndpointSlice,
+            path: "/apis/discovery.k8s.io/v1/endpointslices",
+            labels: Some("!service.kubernetes.io/headless"),
+            fields: None,
+        }
+    }
+    fn node(name: &str) -> Self {
+        Self {
+            kind: Kind::Node,
+            path: "/api/v1/nodes",
+            labels: None,
+            fields: Some(format!("metadata.name={name}")),
+        }
+    }
+}
+
+/// Where a follower stands.
+enum Position {
+    /// A list is due: in pages, or whole because the pages expired under us.
+    List { paged: bool },
+    /// A watch from this version is due.
+    Watch { version: String },
+}
+
+/// Follows one resource.
+struct Follower {
+    client: Client,
+    resource: Resource,
+    sender: Sender<Event>,
+    timing: Timing,
+    retry: ResetTimerBackoff<ExponentialBackoff>,
+    report: Report,
+}
+
+impl Follower {
+    fn new(client: Client, resource: Resource, sender: Sender<Event>, timing: Timing) -> Self {
+        let pauses = ExponentialBuilder::new()
+            .with_min_delay(timing.retry_first)
+            .with_max_delay(timing.retry_max)
+            .with_jitter()
+            .without_max_times();
+        let retry = ResetTimerBackoff::new(ExponentialBackoff::from(pauses), timing.retry_reset);
+        let report = Report::new(resource.kind);
+        Self { client, resource, sender, timing, retry, report }
+    }
+
+    async fn run(mut self) {
+        let mut position = Position::List { paged: true };
+        loop {
+            let (next, worked) = match position {
+                Position::List { paged } => self.list_step(paged).await,
+                Position::Watch { version } => self.watch_step(version).await,
+            };
+            position = next;
+            if !worked {
+                sleep(self.retry.next().unwrap_or(self.timing.retry_max)).await;
+            }
+        }
+    }
+
+    async fn list_step(&mut self, paged: bool) -> (Position, bool) {
+        match self.list(paged).await {
+            Ok(version) => {
+                send_all(&self.sender, self.report.works()).await;
+                (Position::Watch { version }, true)
+            }
+            // Slow readers of a big list lose the version they read: ask for all of it at once.
+            Err(failure) if failure.is_expired() && paged => {
+                debug!(kind = %self.resource.kind, "the pages of a list expired: listing whole");
+                (Position::List { paged: false }, false)
+            }
+            Err(failure) => {
+                send_all(&self.sender, self.report.failed("list", &failure)).await;
+                (Position::List { paged: true }, false)
+            }
+        }
+    }
+
+    async fn watch_step(&mut self, mut version: String) -> (Position, bool) {
+        let Err(failure) = self.watch(&mut version).await else {
+            return (Position::Watch { version }, true);
+        };
+        if failure.is_expired() {
+            debug!(kind = %self.resource.kind, version, "version expired: listing anew");
+        } else {
+            send_all(&self.sender, self.report.failed("watch", &failure)).await;
+        }
+        let resume = failure.can_resume();
+        let next =
+            if resume { Position::Watch { version } } else { Position::List { paged: true } };
+        (next, false)
+    }
+
+    /// List everything; the version that the list shows.
+    ///
+    /// With paging, and without `resourceVersion`: the list is then the newest there is, so it
+    /// cannot take back what an older watch has told (`resourceVersion=0` may be answered by a
+    /// server that lags behind), and neither side holds it whole in memory. Streaming lists
+    /// (KEP-3157) would be lighter still, but older servers refuse or ignore them, which takes a
+    /// second code path.
+    ///
+    /// What cannot be decoded is not applied and so is swept: there is no word for "it exists".
+    async fn list(&mut self, paged: bool) -> Result<String, Failure> {
+        let mut begun = false;
+        let mut params = ListParams {
+            label_selector: self.resource.labels.map(Into::into),
+            field_selector: self.resource.fields.clone(),
+            limit: paged.then_some(self.timing.page_objects),
+            ..ListParams::default()
+        };
+        loop {
+            let page = self.page(&params).await?;
+            // Not before the first page: a server that does not answer starts no list.
+            if !std::mem::replace(&mut begun, true) {
+                self.report.list_begins();
+                send(&self.sender, Event::Begin(self.resource.kind)).await;
+            }
+            for raw in page.items {
+                self.apply(&raw).await;
+            }
+            params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+            if params.continue_token.is_none() {
+                let version = page.metadata.resource_version.filter(|version| !version.is_empty());
+                let version = version.ok_or(Failure::NoVersion)?;
+                send(&self.sender, Event::Complete(self.resource.kind)).await;
+                let gone = self.report.list_complete();
+                send_all(&self.sender, gone).await;
+                return Ok(version);
+            }
+        }
+    }
+
+    async fn page(&self, params: &ListParams) -> Result<ObjectList<Raw>, Failure> {
+        let request = Request::new(self.resource.path);
+        let request = request.list(params).map_err(kube::Error::BuildRequest)?;
+        self.in_time(self.client.request(request)).await
+    }
+
+    /// Watch from a version on, moving it along, until the stream ends.
+    async fn watch(&mut self, version: &mut String) -> Result<(), Failure> {
+        let params = WatchParams {
+            label_selector: self.resource.labels.map(Into::into),
+            field_selector: self.resource.fields.clone(),
+            timeout: Some(self.timing.watch_secs),
+            bookmarks: true,
+            ..WatchParams::default()
+        };
+        let request = Request::new(self.resource.path);
+        let request = request.watch(&params, version).map_err(kube::Error::BuildRequest)?;
+        let stream = self.in_time(self.client.request_events::<Raw>(request)).await?;
+        pin_mut!(stream);
+        let idle = Duration::from_secs(self.timing.watch_secs.into()) + self.timing.watch_margin;
+        // That the watch was let in shows when it has lasted, or when something comes.
+        let mut settled = false;
+        loop {
+            let limit = if settled { idle } else { WATCH_SHORTEST };
+            let next = timeout(limit, stream.try_next()).await;
+            if next.is_err() && settled {
+                return Err(Failure::Silent(idle));
+            }
+            match next {
+                Ok(Ok(None)) if !settled => return Err(Failure::ShortWatch),
+                Ok(Ok(None)) => return Ok(()),
+                Ok(Ok(Some(event))) => self.take(event, version).await?,
+                // The connection broke: an API server restarts. Whether that is worth a word shows
+                // when the next one is opened.
+                Ok(Err(kube::Error::ReadEvents(error))) if settled => {
+                    debug!(kind = %self.resource.kind, %error, "the watch broke");
+                    return Ok(());
+                }
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => debug!(kind = %self.resource.kind, "watching"),
+            }
+            settled = true;
+            send_all(&self.sender, self.report.works()).await;
+        }
+    }
+
+    /// One event of a watch.
+    async fn take(&mut self, event: WatchEvent<Raw>, version: &mut String) -> Result<(), Failure> {
+        let reached = match event {
+            WatchEvent::Added(raw) | WatchEvent::Modified(raw) => self.apply(&raw).await,
+            WatchEvent::Deleted(raw) => {
+                let name = raw.name();
+                send_all(&self.sender, self.report.good_object(&name)).await;
+                send(&self.sender, Event::Delete(self.resource.kind, name)).await;
+                raw.resource_version()
+            }
+            WatchEvent::Bookmark(bookmark) => bookmark.metadata.resource_version,
+            WatchEvent::Error(status) => return Err(Failure::Refused(status)),
+        };
+        if !reached.is_empty() {
+            *version = reached;
+        }
+        Ok(())
+    }
+
+    /// Pass an object on, or say why not; its version.
+    async fn apply(&mut self, raw: &Raw) -> String {
+        match raw.decode(self.resource.kind) {
+            Ok(object) => {
+                send_all(&self.sender, self.report.good_object(&object.name())).await;
+                let version = metadata(&object).resource_version.clone();
+                send(&self.sender, Event::Apply(object)).await;
+                version
+            }
+            Err(undecodable) => {
+                send_all(&self.sender, self.report.bad_object(undecodable)).await;
+                raw.resource_version()
+            }
+        }
+    }
+
+    async fn in_time<T>(
+        &self,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, Failure> {
+        match timeout(self.timing.reply, request).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(Failure::Silent(self.timing.reply)),
+        }
+    }
+}
+
+async fn send_all(sender: &Sender<Event>, events: impl IntoIterator<Item = Event>) {
+    for event in events {
+        send(sender, event).await;
+    }
+}
+
+async fn send(sender: &Sender<Event>, event: Event) {
+    // Closed means that nobody listens any more: `watch_with` ends us at its next poll.
+    let _ = sender.send(event).await;
+}
