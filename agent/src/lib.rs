@@ -6,5 +6,6 @@
 //! [`net`] is the door to netlink. [`ctl`] holds the operator's commands, which read the pinned maps
 //! and so work when the agent is dead.
 
+pub mod model;
 pub mod plan;
 pub mod source;

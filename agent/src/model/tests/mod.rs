@@ -1,0 +1,1 @@
+//! Tables from the specification, section 8.
