@@ -1,3 +1,219 @@
 //! From the model to operations on maps. Pure: no I/O, no clock, no async.
+//!
+//! The [`Planner`] keeps a compact picture of the rows that are in the maps. Given what a Service
+//! [should look like](crate::model::desired), it first settles which frontends the Service gets
+//! ([`claim`]), then drafts the map writes that lead there ([`draft`]); if something does not fit,
+//! nothing of it happens. After a restart the picture is [recovered](recover) from the maps.
+//!
+//! Between any two of the operations the maps are whole: every frontend leads to backends of its
+//! own service, to the old set or to the new one. What a reader in the kernel may still hold is
+//! given to somebody else only after [`GRACE`].
 
+mod claim;
+mod draft;
+mod family;
+mod grace;
+mod ids;
 pub mod op;
+pub mod outcome;
+mod recover;
+mod rows;
+mod slots;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace_common::address::{V4, V6};
+
+use self::claim::{Claims, Tables};
+use self::draft::Draft;
+use self::family::PerFamily;
+use self::grace::{Freed, Quarantine};
+use self::ids::{BackendIds, Ids};
+use self::op::{Capacity, Op, Snapshot};
+use self::outcome::{Map, Planned, Refused, Shortage};
+use self::rows::{Installed, Port};
+use self::slots::Slots;
+use crate::model::desired::Desired;
+use crate::source::ObjectName;
+
+pub use self::grace::GRACE;
+
+/// What is in the maps, and how to change it.
+pub struct Planner {
+    capacity: Capacity,
+    services: HashMap<Arc<ObjectName>, Installed>,
+    pools: Pools,
+    v4: Tables<V4>,
+    v6: Tables<V6>,
+    quarantine: Quarantine,
+}
+
+/// What is handed out to services.
+struct Pools {
+    services: Ids,
+    slots: Slots,
+    v4: BackendIds,
+    v6: BackendIds,
+}
+
+impl Pools {
+    fn new(capacity: Capacity) -> Self {
+        Self {
+            services: Ids::new(capacity.services.saturating_add(1)),
+            slots: Slots::new(capacity.slots),
+            v4: BackendIds::new(capacity.backends),
+            v6: BackendIds::new(capacity.backends),
+        }
+    }
+
+    /// Whoever read it has finished: it can be used again.
+    fn put_back(&mut self, freed: Freed) {
+        match freed {
+            Freed::Service(id) => self.services.put_back(id),
+            Freed::BackendV4(id) => self.v4.put_back(id),
+            Freed::BackendV6(id) => self.v6.put_back(id),
+            Freed::Slots(range) => self.slots.put_back(range),
+        }
+    }
+}
+
+impl Planner {
+    /// A planner of empty maps.
+    pub fn new(capacity: Capacity) -> Self {
+        Self {
+            capacity,
+            services: HashMap::new(),
+            pools: Pools::new(capacity),
+            v4: Tables::default(),
+            v6: Tables::default(),
+            quarantine: Quarantine::default(),
+        }
+    }
+
+    /// A planner of maps with rows in them, and the operations that repair rows which contradict
+    /// each other. A frontend is never left leading astray: it refuses until its Service is planned.
+    pub fn recover(capacity: Capacity, snapshot: Snapshot) -> (Self, Vec<Op>) {
+        recover::recover(capacity, snapshot)
+    }
+
+    /// Services that have rows, in the order of their names. Those that should not exist any more
+    /// are to be planned too, as [absent](Desired::absent).
+    pub fn services(&self) -> Vec<ObjectName> {
+        let mut names: Vec<ObjectName> =
+            self.services.keys().map(|name| ObjectName::clone(name)).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// The operations that bring a Service to its desired state, in an order that is safe at every
+    /// step; none if it is there. From now on they are taken for done. `now` is a monotonic time.
+    ///
+    /// # Errors
+    /// A map has no room: the Service stays as it was.
+    pub fn plan(&mut self, desired: &Desired, now: Duration) -> Result<Planned, Refused> {
+        for freed in self.quarantine.release(now) {
+            self.pools.put_back(freed);
+        }
+        let name = match self.services.get_key_value(&desired.service) {
+            Some((name, _)) => Arc::clone(name),
+            None => Arc::new(desired.service.clone()),
+        };
+        let claims = (
+            Claims::settle(&self.v4, &name, &desired.ports),
+            Claims::settle(&self.v6, &name, &desired.ports),
+        );
+        let old = self.services.get(&name);
+        let mut draft = Draft::new(&mut self.pools);
+        let drafted = check_frontends(self.capacity, &self.v4, &claims.0)
+            .and_then(|()| check_frontends(self.capacity, &self.v6, &claims.1))
+            .and_then(|()| draft.service(old, desired, &claims));
+        match drafted {
+            Ok(ports) => {
+                let (ops, freed) = draft.finish();
+                freed.into_iter().for_each(|freed| self.quarantine.hold(freed, now));
+                Ok(self.commit(&name, ports, claims, ops, now))
+            }
+            Err(shortage) => {
+                draft.undo();
+                Err(self.refuse(desired.service.clone(), shortage))
+            }
+        }
+    }
+
+    /// The service has these ports from now on.
+    fn commit(
+        &mut self,
+        name: &Arc<ObjectName>,
+        ports: Vec<Port>,
+        claims: (Claims<V4>, Claims<V6>),
+        ops: Vec<Op>,
+        now: Duration,
+    ) -> Planned {
+        let old = self.services.remove(name).unwrap_or_default();
+        let mut retry = BTreeSet::new();
+        let mut conflicts = Vec::new();
+        let waits_v4 = self.hand_over(name, &old, claims.0, &mut (&mut retry, &mut conflicts), now);
+        let waits_v6 = self.hand_over(name, &old, claims.1, &mut (&mut retry, &mut conflicts), now);
+        if !ports.is_empty() {
+            self.services.insert(Arc::clone(name), Installed { ports, waits_v4, waits_v6 });
+        }
+        retry.remove(name);
+        let retry = retry.into_iter().map(Arc::unwrap_or_clone).collect();
+        Planned { ops, conflicts, retry }
+    }
+
+    /// Frontends change owners as claimed. Returns the keys that the service goes on waiting for.
+    fn hand_over<A: PerFamily>(
+        &mut self,
+        name: &Arc<ObjectName>,
+        old: &Installed,
+        claims: Claims<A>,
+        report: &mut (&mut BTreeSet<Arc<ObjectName>>, &mut Vec<outcome::Conflict>),
+        now: Duration,
+    ) -> Vec<millrace_common::frontend::FrontendKey<A>> {
+        for (key, loser) in &claims.evicted {
+            let Some(installed) = self.services.get_mut(loser) else { continue };
+            for freed in installed.evict(key) {
+                self.quarantine.hold(freed, now);
+            }
+            report.0.insert(Arc::clone(loser));
+        }
+        report.0.extend(A::tables(self).hand_over(name, old, &claims));
+        report.1.extend(claims.conflicts);
+        claims.waits
+    }
+
+    fn refuse(&self, service: ObjectName, shortage: Shortage) -> Refused {
+        Refused {
+            service,
+            map: shortage.map,
+            needed: shortage.needed,
+            free: shortage.free,
+            held: self.quarantine.held(shortage.map),
+            capacity: match shortage.map {
+                Map::Services => self.capacity.services,
+                Map::BackendsV4 | Map::BackendsV6 => self.capacity.backends,
+                Map::Slots => self.capacity.slots,
+                Map::FrontendsV4 | Map::FrontendsV6 => self.capacity.frontends,
+            },
+        }
+    }
+}
+
+/// Whether the rows to be added fit beside all there are: deletes come later.
+fn check_frontends<A: PerFamily>(
+    capacity: Capacity,
+    tables: &Tables<A>,
+    claims: &Claims<A>,
+) -> Result<(), Shortage> {
+    let used = u32::try_from(tables.len()).unwrap_or(u32::MAX);
+    let free = capacity.frontends.saturating_sub(used);
+    if claims.new_rows <= free {
+        return Ok(());
+    }
+    Err(Shortage { map: A::FRONTENDS, needed: claims.new_rows, free })
+}

@@ -1,0 +1,265 @@
+//! What one Service should look like on this node: the model's answer, the plan's question.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use millrace_common::address::{Address, Be16, Protocol, V4, V6};
+use millrace_common::frontend::{FrontendKey, Kind, flags};
+
+use super::family::PerFamily;
+use super::node::Node;
+use super::problem::Problem;
+use super::service::{Port, Service};
+use super::slice::Slice;
+use super::topology::{self, Facts, Policy, fact};
+use super::zones::Zones;
+use crate::source::ObjectName;
+
+/// One Service on this node. No ports: it should not exist.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Desired {
+    /// The Service.
+    pub service: ObjectName,
+    /// Its ports, in the order of the object.
+    pub ports: Vec<DesiredPort>,
+    /// Fields of it and of its slices that are not used.
+    pub problems: Vec<Problem>,
+}
+
+/// One port of it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct DesiredPort {
+    /// Name of the port; empty is a name.
+    pub name: String,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// IPv4.
+    pub v4: DesiredFamily<V4>,
+    /// IPv6.
+    pub v6: DesiredFamily<V6>,
+}
+
+/// One port, one family. Lists are sorted and name nothing twice.
+#[derive(Clone, PartialEq, Debug)]
+pub struct DesiredFamily<A> {
+    /// Backends under policy Cluster.
+    pub cluster: Vec<BackendAddress<A>>,
+    /// Backends under policy Local.
+    pub local: Vec<BackendAddress<A>>,
+    /// All endpoints that still serve, listed or not: they may keep the flows they have.
+    pub serving: Vec<BackendAddress<A>>,
+    /// What clients dial; no key twice.
+    pub frontends: Vec<DesiredFrontend<A>>,
+}
+
+/// Where a backend listens.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct BackendAddress<A> {
+    /// Address.
+    pub address: A,
+    /// Port.
+    pub port: Be16,
+}
+
+/// Which of the two lists.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum List {
+    /// Policy Cluster.
+    Cluster,
+    /// Policy Local.
+    Local,
+}
+
+/// A frontend row, but for the ids.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct DesiredFrontend<A> {
+    /// What clients dial.
+    pub key: FrontendKey<A>,
+    /// What kind of address it is.
+    pub kind: Kind,
+    /// For clients on this node.
+    pub near: List,
+    /// For traffic from outside.
+    pub far: List,
+    /// All [`flags`] of the row, kind included.
+    pub flags: u32,
+    /// Affinity timeout; 0: none.
+    pub affinity_secs: u32,
+}
+
+impl<A> Default for DesiredFamily<A> {
+    fn default() -> Self {
+        Self { cluster: Vec::new(), local: Vec::new(), serving: Vec::new(), frontends: Vec::new() }
+    }
+}
+
+impl<A> DesiredFamily<A> {
+    /// The backends of a list.
+    pub fn list(&self, list: List) -> &[BackendAddress<A>] {
+        match list {
+            List::Cluster => &self.cluster,
+            List::Local => &self.local,
+        }
+    }
+}
+
+impl Desired {
+    /// A Service that should not exist.
+    pub const fn absent(service: ObjectName) -> Self {
+        Self { service, ports: Vec::new(), problems: Vec::new() }
+    }
+}
+
+/// All that decides what a Service looks like.
+pub(super) struct View<'a> {
+    pub(super) service: &'a Service,
+    /// In the order of their names.
+    pub(super) slices: Vec<&'a Slice>,
+    pub(super) node: &'a Node,
+    pub(super) zones: &'a Zones,
+}
+
+impl View<'_> {
+    /// Ports that have an address to be served on.
+    pub(super) fn ports(&self) -> Vec<DesiredPort> {
+        let ports = self.service.ports.iter().map(|port| DesiredPort {
+            name: port.name.to_string(),
+            protocol: port.protocol,
+            v4: self.family(port),
+            v6: self.family(port),
+        });
+        ports.filter(|p| !p.v4.frontends.is_empty() || !p.v6.frontends.is_empty()).collect()
+    }
+
+    fn family<A: PerFamily>(&self, port: &Port) -> DesiredFamily<A> {
+        let dialled = self.dialled::<A>(port);
+        if dialled.is_empty() {
+            return DesiredFamily::default();
+        }
+        let policy = Policy {
+            internal_local: self.service.internal_local,
+            external_local: self.service.external_local,
+            external: dialled.iter().any(|(_, kind)| *kind != Kind::ClusterIp),
+        };
+        let (places, facts): (Vec<_>, Vec<_>) = self.endpoints::<A>(port).into_iter().unzip();
+        let selection = topology::select(&facts, policy);
+        let pick = |indexes: &[usize]| indexes.iter().map(|index| places[*index]).collect();
+        let serving = |index: &usize| facts[*index].has(fact::SERVING);
+        let mut family = DesiredFamily {
+            cluster: pick(&selection.cluster),
+            local: pick(&selection.local),
+            serving: (0..places.len()).filter(serving).map(|index| places[index]).collect(),
+            frontends: Vec::with_capacity(dialled.len()),
+        };
+        for ((address, port), kind) in dialled {
+            let key = FrontendKey::new(address, port.0, port.1 as u8);
+            let frontend = self.frontend(key, kind, &family, selection.has_any);
+            family.frontends.push(frontend);
+        }
+        family
+    }
+
+    /// What clients dial for this port. When one address is of two kinds, that of the first kind
+    /// here: a service address comes before the node's, and the kind that asks for a source range
+    /// before the one that lets everybody in.
+    fn dialled<A: PerFamily>(&self, port: &Port) -> Vec<((A, (Be16, Protocol)), Kind)> {
+        let Some(addresses) = A::addresses(self.service) else {
+            return Vec::new();
+        };
+        let mut dialled = BTreeMap::new();
+        let mut add = |number: u16, found: &[A], kind: Kind| {
+            for address in found {
+                let key = (*address, (Be16::new(number), port.protocol));
+                dialled.entry(key).or_insert(kind);
+            }
+        };
+        add(port.port, &[addresses.cluster], Kind::ClusterIp);
+        add(port.port, &addresses.balancers, Kind::LoadBalancer);
+        add(port.port, &addresses.external, Kind::ExternalIp);
+        if port.node_port != 0 {
+            let loopback: Vec<A> = A::LOOPBACK.iter().filter_map(|ip| A::from_ip(*ip)).collect();
+            add(port.node_port, &self.node.node_port_addresses(), Kind::NodePort);
+            add(port.node_port, &loopback, Kind::NodePort);
+        }
+        dialled.into_iter().collect()
+    }
+
+    /// The row of one frontend, but for the ids.
+    fn frontend<A: PerFamily>(
+        &self,
+        key: FrontendKey<A>,
+        kind: Kind,
+        family: &DesiredFamily<A>,
+        has_any: bool,
+    ) -> DesiredFrontend<A> {
+        let list = |local: bool| if local { List::Local } else { List::Cluster };
+        // Clients on this node reach an external frontend's whole cluster, whatever its policy.
+        let (near, far) = match kind {
+            Kind::ClusterIp => {
+                (list(self.service.internal_local), list(self.service.internal_local))
+            }
+            _ => (List::Cluster, list(self.service.external_local)),
+        };
+        let drops = |list| has_any && family.list(list).is_empty();
+        let address: IpAddr = key.address.into();
+        let has_ranges = A::addresses(self.service).is_some_and(|found| !found.ranges.is_empty());
+        let affinity_secs = self.service.affinity_secs;
+        let bits = [
+            (affinity_secs != 0, flags::AFFINITY),
+            (address.is_loopback() || address.is_unspecified(), flags::NODE_ONLY),
+            (drops(near), flags::NEAR_DROP),
+            (drops(far), flags::FAR_DROP),
+            (near == List::Local, flags::NEAR_LOCAL),
+            (far == List::Local, flags::FAR_LOCAL),
+            (kind == Kind::LoadBalancer && has_ranges, flags::SOURCE_RANGES),
+        ];
+        let set = bits.iter().filter(|(holds, _)| *holds);
+        let flags = set.fold(kind.bits(), |flags, (_, bit)| flags | bit);
+        DesiredFrontend { key, kind, near, far, flags, affinity_secs }
+    }
+
+    /// All endpoints of the port, each address once, sorted. A pod that runs wins over one that
+    /// terminates and had the same address before it.
+    fn endpoints<A: PerFamily>(&self, port: &Port) -> BTreeMap<BackendAddress<A>, Facts> {
+        let mut found = BTreeMap::new();
+        for slice in &self.slices {
+            let same = slice.ports.iter().filter(|p| p.protocol == port.protocol);
+            for slice_port in same.filter(|p| p.name == port.name) {
+                self.add_endpoints(slice, slice_port.port, &mut found);
+            }
+        }
+        found
+    }
+
+    fn add_endpoints<A: PerFamily>(
+        &self,
+        slice: &Slice,
+        port: Be16,
+        found: &mut BTreeMap<BackendAddress<A>, Facts>,
+    ) {
+        for endpoint in A::endpoints(slice) {
+            let place = BackendAddress { address: endpoint.address, port };
+            let facts = Facts(endpoint.facts | self.zone_facts(endpoint.zones));
+            if !facts.has(fact::TERMINATING) || !found.contains_key(&place) {
+                found.insert(place, facts);
+            }
+        }
+    }
+
+    fn zone_facts(&self, set: u16) -> u8 {
+        if set == 0 {
+            return 0;
+        }
+        let ours = |zone: &str| self.zones.contains(set, zone);
+        match &self.node.zone {
+            Some(zone) if ours(zone) => fact::ZONE_HINTED | fact::OUR_ZONE,
+            _ => fact::ZONE_HINTED,
+        }
+    }
+}
+
+impl<A: Address> std::fmt::Display for BackendAddress<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::net::SocketAddr::new(self.address.into(), self.port.get()).fmt(f)
+    }
+}

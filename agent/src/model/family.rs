@@ -1,0 +1,61 @@
+//! What differs between IPv4 and IPv6 in the model.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use millrace_common::address::{Address, V4, V6};
+
+use super::service::{Addresses, Service};
+use super::slice::{Endpoint, Endpoints, Slice};
+
+/// An address with the places where the model keeps its family's things.
+pub(super) trait PerFamily: Address {
+    /// Where a socket of the node reaches the node itself: loopback, and the unspecified address,
+    /// which Linux takes for loopback on connect.
+    const LOOPBACK: [IpAddr; 2];
+    /// The address, if it is of this family.
+    fn from_ip(address: IpAddr) -> Option<Self>;
+    /// The service's addresses of this family; nothing if it has no ClusterIP of it.
+    fn addresses(service: &Service) -> Option<&Addresses<Self>>;
+    /// The slice's endpoints, if they are of this family.
+    fn endpoints(slice: &Slice) -> &[Endpoint<Self>];
+}
+
+impl PerFamily for V4 {
+    const LOOPBACK: [IpAddr; 2] =
+        [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
+    fn from_ip(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V4(address) => Some(address.into()),
+            IpAddr::V6(_) => None,
+        }
+    }
+    fn addresses(service: &Service) -> Option<&Addresses<Self>> {
+        service.v4.as_deref()
+    }
+    fn endpoints(slice: &Slice) -> &[Endpoint<Self>] {
+        match &slice.endpoints {
+            Endpoints::V4(endpoints) => endpoints,
+            Endpoints::V6(_) => &[],
+        }
+    }
+}
+
+impl PerFamily for V6 {
+    const LOOPBACK: [IpAddr; 2] =
+        [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    fn from_ip(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(address.into()),
+        }
+    }
+    fn addresses(service: &Service) -> Option<&Addresses<Self>> {
+        service.v6.as_deref()
+    }
+    fn endpoints(slice: &Slice) -> &[Endpoint<Self>] {
+        match &slice.endpoints {
+            Endpoints::V4(_) => &[],
+            Endpoints::V6(endpoints) => endpoints,
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! From objects to what a Service should look like on this node. Pure: no I/O, no clock, no async.
+//!
+//! Events come in from a [`source`](crate::source). Each object is cut down at once to what is used
+//! of it ([`service`], [`slice`], [`node`]), with what cannot be used reported as a [`problem`]; if
+//! nothing used has changed, nothing happens, else its Service is dirty. For a dirty Service the
+//! reconcile loop asks for the [`desired`] state, which joins it with its slices and chooses
+//! endpoints by the rules of [`topology`].
+
+pub mod address;
+pub mod desired;
+mod family;
+mod node;
+pub mod problem;
+mod service;
+mod slice;
+#[cfg(test)]
+mod tests;
+pub mod topology;
+mod zones;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+
+use self::desired::{Desired, View};
+use self::node::{Changed, Node};
+use self::problem::{Problem, Reading};
+use self::service::Service;
+use self::slice::{Context, Slice};
+use self::zones::Zones;
+use crate::source::{Event, Kind, Object, ObjectName, slim};
+
+/// What manifests that leave out the namespace mean.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// Everything known about Services, in compact form.
+pub struct Model {
+    node_name: String,
+    node: Node,
+    zones: Zones,
+    services: HashMap<Arc<ObjectName>, Entry>,
+    slices: HashMap<Arc<ObjectName>, Seen<Slice>>,
+    service_list: ListState,
+    slice_list: ListState,
+    dirty: BTreeSet<Arc<ObjectName>>,
+    problems: BTreeMap<(Kind, Arc<ObjectName>), Box<[Problem]>>,
+    source_conditions: BTreeMap<String, String>,
+}
+
+/// A Service and its slices; either may be known before the other.
+#[derive(Default)]
+struct Entry {
+    service: Option<Service>,
+    /// The list the Service was last seen in.
+    list: u32,
+    /// Names of its slices, sorted.
+    slices: Vec<Arc<ObjectName>>,
+}
+
+/// An object and the list it was last seen in.
+struct Seen<T> {
+    object: T,
+    list: u32,
+}
+
+/// How far the lists of a kind are.
+#[derive(Default)]
+struct ListState {
+    /// Counts the lists that were begun.
+    number: u32,
+    /// Whether one was ever complete.
+    complete: bool,
+}
+
+impl Model {
+    /// An empty model for the node of that name.
+    pub fn new(node_name: impl Into<String>) -> Self {
+        Self {
+            node_name: node_name.into(),
+            node: Node::default(),
+            zones: Zones::new(),
+            services: HashMap::new(),
+            slices: HashMap::new(),
+            service_list: ListState::default(),
+            slice_list: ListState::default(),
+            dirty: BTreeSet::new(),
+            problems: BTreeMap::new(),
+            source_conditions: BTreeMap::new(),
+        }
+    }
+
+    /// Take in what a source says.
+    pub fn apply(&mut self, event: Event) {
+        match event {
+            Event::Begin(kind) => {
+                if let Some(list) = self.list_mut(kind) {
+                    list.number = list.number.wrapping_add(1);
+                }
+            }
+            Event::Complete(kind) => self.sweep(kind),
+            Event::Apply(Object::Service(object)) => self.apply_service(&object),
+            Event::Apply(Object::EndpointSlice(object)) => self.apply_slice(&object),
+            Event::Apply(Object::Node(object)) => self.apply_node(&object),
+            Event::Delete(kind, name) => self.delete(kind, &namespaced(name)),
+            Event::Condition { key, message: Some(message) } => {
+                self.source_conditions.insert(key, message);
+            }
+            Event::Condition { key, message: None } => {
+                self.source_conditions.remove(&key);
+            }
+        }
+    }
+
+    /// Whether all Services and EndpointSlices there were at the start are known. Before that,
+    /// planning would take what is not known yet for deleted.
+    pub const fn is_synced(&self) -> bool {
+        self.service_list.complete && self.slice_list.complete
+    }
+
+    /// The addresses of the node's interfaces: where NodePorts are served when the Node object does
+    /// not say.
+    pub fn set_node_addresses(&mut self, addresses: Vec<IpAddr>) {
+        let changed = self.node.update_interfaces(addresses);
+        self.mark_after(changed);
+    }
+
+    /// Services whose desired state may have changed, in the order of their names; they are clean
+    /// from now on.
+    pub fn take_dirty(&mut self) -> Vec<ObjectName> {
+        std::mem::take(&mut self.dirty).into_iter().map(Arc::unwrap_or_clone).collect()
+    }
+
+    /// Have a Service looked at again.
+    pub fn mark_dirty(&mut self, name: ObjectName) {
+        self.dirty.insert(Arc::new(name));
+    }
+
+    /// Have every Service looked at again.
+    pub fn mark_all_dirty(&mut self) {
+        self.dirty.extend(self.services.keys().map(Arc::clone));
+    }
+
+    /// Whether [`take_dirty`](Self::take_dirty) would return any.
+    pub fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// What a Service should look like on this node. No ports: it should not exist.
+    pub fn desired(&self, name: &ObjectName) -> Desired {
+        let mut desired = Desired::absent(name.clone());
+        let Some((name, entry)) = self.services.get_key_value(name) else {
+            return desired;
+        };
+        let Some(service) = &entry.service else {
+            return desired;
+        };
+        desired.problems.extend(self.problems_of(Kind::Service, name));
+        for slice in &entry.slices {
+            desired.problems.extend(self.problems_of(Kind::EndpointSlice, slice));
+        }
+        let slices = entry.slices.iter().filter_map(|name| self.slices.get(name));
+        let view = View {
+            service,
+            slices: slices.map(|seen| &seen.object).collect(),
+            node: &self.node,
+            zones: &self.zones,
+        };
+        desired.ports = view.ports();
+        desired
+    }
+
+    /// Who may use the Service's load balancer addresses; empty: everybody.
+    pub fn source_ranges(&self, name: &ObjectName) -> Vec<IpNetwork> {
+        let service = self.services.get(name).and_then(|entry| entry.service.as_ref());
+        let v4 = service.and_then(|service| service.v4.as_ref()).map(|found| &found.ranges);
+        let v6 = service.and_then(|service| service.v6.as_ref()).map(|found| &found.ranges);
+        v4.into_iter().chain(v6).flatten().copied().collect()
+    }
+
+    /// What a person should know: unusable fields of objects, and what the sources say about
+    /// themselves. Key: what it is about; value: what is wrong and how to mend it.
+    pub fn conditions(&self) -> BTreeMap<String, String> {
+        let problems = self.problems.values().flatten();
+        let mut conditions: BTreeMap<String, String> =
+            problems.map(|problem| (problem.key(), problem.message())).collect();
+        let sources = self.source_conditions.iter();
+        conditions.extend(sources.map(|(key, message)| (key.clone(), message.clone())));
+        conditions
+    }
+
+    fn problems_of(&self, kind: Kind, name: &Arc<ObjectName>) -> impl Iterator<Item = Problem> {
+        let problems = self.problems.get(&(kind, Arc::clone(name)));
+        problems.into_iter().flatten().cloned()
+    }
+
+    fn list_mut(&mut self, kind: Kind) -> Option<&mut ListState> {
+        match kind {
+            Kind::Service => Some(&mut self.service_list),
+            Kind::EndpointSlice => Some(&mut self.slice_list),
+            // One object, and deleting it forgets nothing: there is nothing to sweep.
+            Kind::Node => None,
+        }
+    }
+
+    /// A full list is complete: what was not in it is gone.
+    fn sweep(&mut self, kind: Kind) {
+        let Some(list) = self.list_mut(kind) else { return };
+        list.complete = true;
+        let number = list.number;
+        let stale: Vec<Arc<ObjectName>> = if kind == Kind::Service {
+            let known = self.services.iter();
+            known.filter(|(_, e)| e.list != number).map(|(name, _)| Arc::clone(name)).collect()
+        } else {
+            let known = self.slices.iter();
+            known.filter(|(_, s)| s.list != number).map(|(name, _)| Arc::clone(name)).collect()
+        };
+        for name in stale {
+            self.delete(kind, &name);
+        }
+    }
+
+    fn delete(&mut self, kind: Kind, name: &ObjectName) {
+        let name = self.shared(kind, name);
+        match kind {
+            Kind::Service => self.store_service(&name, None),
+            Kind::EndpointSlice => self.store_slice(&name, None),
+            Kind::Node => return,
+        }
+        self.problems.remove(&(kind, name));
+    }
+
+    fn apply_service(&mut self, object: &slim::Service) {
+        let name = self.shared(Kind::Service, &namespaced(object.metadata.object_name()));
+        let mut reading = Reading::new(Kind::Service, Arc::clone(&name));
+        let service = Service::read(object, &name, &mut reading);
+        // What cannot be served at all is kept as a Service without ports, for its problems.
+        let problems = reading.finish();
+        let service = service.or_else(|| (!problems.is_empty()).then(Service::default));
+        self.store_service(&name, service);
+        self.store_problems(Kind::Service, name, problems);
+    }
+
+    fn store_service(&mut self, name: &Arc<ObjectName>, service: Option<Service>) {
+        let entry = self.services.entry(Arc::clone(name)).or_default();
+        entry.list = self.service_list.number;
+        if entry.service != service {
+            entry.service = service;
+            self.dirty.insert(Arc::clone(name));
+        }
+        self.drop_if_empty(name);
+    }
+
+    fn apply_slice(&mut self, object: &slim::EndpointSlice) {
+        let name = namespaced(object.metadata.object_name());
+        let Some(service) = slice::service_of(object, &name.namespace) else {
+            return self.delete(Kind::EndpointSlice, &name);
+        };
+        let name = self.shared(Kind::EndpointSlice, &name);
+        let service = self.shared(Kind::Service, &service);
+        let mut reading = Reading::new(Kind::EndpointSlice, Arc::clone(&name));
+        let context =
+            Context { node_name: &self.node_name, zones: &mut self.zones, reading: &mut reading };
+        let slice = Slice::read(object, service, context);
+        self.store_slice(&name, Some(slice));
+        self.store_problems(Kind::EndpointSlice, name, reading.finish());
+    }
+
+    fn store_slice(&mut self, name: &Arc<ObjectName>, slice: Option<Slice>) {
+        let list = self.slice_list.number;
+        let known = self.slices.get_mut(name);
+        match (known, &slice) {
+            (None, None) => return,
+            (Some(known), Some(slice)) if known.object == *slice => {
+                known.list = list;
+                return;
+            }
+            _ => {}
+        }
+        if let Some(old) = self.slices.remove(name) {
+            self.unlink(&old.object.service, name);
+        }
+        if let Some(object) = slice {
+            self.link(&object.service, name);
+            self.slices.insert(Arc::clone(name), Seen { object, list });
+        }
+    }
+
+    /// The slice belongs to the service from now on.
+    fn link(&mut self, service: &Arc<ObjectName>, slice: &Arc<ObjectName>) {
+        self.dirty.insert(Arc::clone(service));
+        let entry = self.services.entry(Arc::clone(service)).or_default();
+        if let Err(index) = entry.slices.binary_search(slice) {
+            entry.slices.insert(index, Arc::clone(slice));
+        }
+    }
+
+    fn unlink(&mut self, service: &Arc<ObjectName>, slice: &Arc<ObjectName>) {
+        self.dirty.insert(Arc::clone(service));
+        let Some(entry) = self.services.get_mut(service) else { return };
+        if let Ok(index) = entry.slices.binary_search(slice) {
+            entry.slices.remove(index);
+        }
+        self.drop_if_empty(service);
+    }
+
+    fn drop_if_empty(&mut self, name: &Arc<ObjectName>) {
+        let entry = self.services.get(name);
+        if entry.is_some_and(|entry| entry.service.is_none() && entry.slices.is_empty()) {
+            self.services.remove(name);
+        }
+    }
+
+    fn apply_node(&mut self, object: &slim::Node) {
+        if object.metadata.name != self.node_name {
+            return;
+        }
+        let name = Arc::new(ObjectName::new("", self.node_name.as_str()));
+        let mut reading = Reading::new(Kind::Node, Arc::clone(&name));
+        let changed = self.node.update(object, &mut reading);
+        self.mark_after(changed);
+        self.store_problems(Kind::Node, name, reading.finish());
+    }
+
+    fn mark_after(&mut self, changed: Changed) {
+        let touched = |entry: &Entry| {
+            let service = entry.service.as_ref();
+            changed.zone || (changed.addresses && service.is_some_and(Service::has_node_port))
+        };
+        if changed != Changed::default() {
+            let names = self.services.iter().filter(|(_, entry)| touched(entry));
+            self.dirty.extend(names.map(|(name, _)| Arc::clone(name)));
+        }
+    }
+
+    fn store_problems(&mut self, kind: Kind, name: Arc<ObjectName>, problems: Box<[Problem]>) {
+        if problems.is_empty() {
+            self.problems.remove(&(kind, name));
+        } else {
+            self.problems.insert((kind, name), problems);
+        }
+    }
+
+    /// The name, sharing memory with the one already known.
+    fn shared(&self, kind: Kind, name: &ObjectName) -> Arc<ObjectName> {
+        let known = match kind {
+            Kind::Service => self.services.get_key_value(name).map(|(name, _)| name),
+            _ => self.slices.get_key_value(name).map(|(name, _)| name),
+        };
+        known.map_or_else(|| Arc::new(name.clone()), Arc::clone)
+    }
+}
+
+fn namespaced(mut name: ObjectName) -> ObjectName {
+    if name.namespace.is_empty() {
+        name.namespace.push_str(DEFAULT_NAMESPACE);
+    }
+    name
+}

@@ -1,0 +1,86 @@
+//! This node: its zone, and the addresses its NodePorts are served on.
+
+use std::net::IpAddr;
+
+use super::address::{parse_address, unusable};
+use super::family::PerFamily;
+use super::problem::Reading;
+use crate::source::slim;
+
+/// The label that names a node's zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// What is known about this node. Deleting the Node object forgets nothing: it may come back, and
+/// traffic should not change meanwhile.
+#[derive(Default)]
+pub(super) struct Node {
+    pub(super) zone: Option<Box<str>>,
+    /// From the Node object.
+    internal: Vec<IpAddr>,
+    /// From the interfaces, for a family the Node object says nothing about.
+    interfaces: Vec<IpAddr>,
+}
+
+/// What changed with an update.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Changed {
+    pub(super) zone: bool,
+    pub(super) addresses: bool,
+}
+
+impl Node {
+    /// Take the Node object in.
+    pub(super) fn update(&mut self, object: &slim::Node, reading: &mut Reading) -> Changed {
+        // An empty label matches no hint, like none at all.
+        let label = object.metadata.labels.get(ZONE).filter(|zone| !zone.is_empty());
+        let zone: Option<Box<str>> = label.map(|zone| zone.as_str().into());
+        let internal = internal_addresses(&object.status.addresses, reading);
+        let changed = Changed { zone: zone != self.zone, addresses: internal != self.internal };
+        self.zone = zone;
+        self.internal = internal;
+        changed
+    }
+
+    /// Take the addresses of the interfaces in.
+    pub(super) fn update_interfaces(&mut self, addresses: Vec<IpAddr>) -> Changed {
+        let mut usable: Vec<IpAddr> =
+            addresses.into_iter().filter(|address| unusable(*address).is_none()).collect();
+        usable.sort_unstable();
+        usable.dedup();
+        let changed = Changed { zone: false, addresses: usable != self.interfaces };
+        self.interfaces = usable;
+        changed
+    }
+
+    /// The addresses NodePorts are served on.
+    pub(super) fn node_port_addresses<A: PerFamily>(&self) -> Vec<A> {
+        let of_family =
+            |addresses: &[IpAddr]| addresses.iter().filter_map(|ip| A::from_ip(*ip)).collect();
+        let primary: Vec<A> = of_family(&self.internal);
+        if primary.is_empty() { of_family(&self.interfaces) } else { primary }
+    }
+}
+
+fn internal_addresses(addresses: &[slim::NodeAddress], reading: &mut Reading) -> Vec<IpAddr> {
+    let mut kept = Vec::new();
+    for (index, address) in addresses.iter().enumerate() {
+        if address.type_ != "InternalIP" {
+            continue;
+        }
+        let why = match parse_address(&address.address) {
+            None => "not an IP address",
+            Some(ip) => match unusable(ip) {
+                Some(why) => why,
+                None => {
+                    kept.push(ip);
+                    continue;
+                }
+            },
+        };
+        let fix = format!("{why}: NodePorts are not served on it; correct the kubelet's --node-ip");
+        reading.skip(format!("status.addresses[{index}].address"), &address.address, fix);
+    }
+    kept.sort_unstable();
+    kept.dedup();
+    kept
+}

@@ -1,0 +1,158 @@
+//! Which service gets a frontend that several want.
+//!
+//! The present owner keeps it, so that nothing changes under established clients; only a ClusterIP
+//! takes it from any other kind, because a ClusterIP is allotted and the others are asked for.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use millrace_common::address::{Address, Protocol};
+use millrace_common::frontend::{FrontendKey, Kind};
+
+use super::family::PerFamily;
+use super::outcome::Conflict;
+use super::rows::Installed;
+use crate::model::desired::{DesiredFrontend, DesiredPort};
+use crate::source::ObjectName;
+
+/// Frontends of one family: who has them and who waits for them.
+pub(super) struct Tables<A> {
+    owners: HashMap<FrontendKey<A>, Owner>,
+    waiting: HashMap<FrontendKey<A>, BTreeSet<Arc<ObjectName>>>,
+}
+
+/// Who has a frontend.
+struct Owner {
+    service: Arc<ObjectName>,
+    kind: Kind,
+}
+
+/// What one service gets of what it wants.
+pub(super) struct Claims<A> {
+    /// By port, in the order of the desired ports.
+    pub(super) granted: Vec<Vec<DesiredFrontend<A>>>,
+    /// All keys granted.
+    pub(super) keys: HashSet<FrontendKey<A>>,
+    /// Keys taken from other services.
+    pub(super) evicted: Vec<(FrontendKey<A>, Arc<ObjectName>)>,
+    /// Keys not granted, because other services have them.
+    pub(super) waits: Vec<FrontendKey<A>>,
+    /// The same in words.
+    pub(super) conflicts: Vec<Conflict>,
+    /// Keys granted that no row has yet.
+    pub(super) new_rows: u32,
+}
+
+impl<A> Default for Tables<A> {
+    fn default() -> Self {
+        Self { owners: HashMap::new(), waiting: HashMap::new() }
+    }
+}
+
+impl<A: PerFamily> Claims<A> {
+    /// Settle what `name` gets.
+    pub(super) fn settle(
+        tables: &Tables<A>,
+        name: &Arc<ObjectName>,
+        ports: &[DesiredPort],
+    ) -> Self {
+        let mut claims = Self {
+            granted: Vec::with_capacity(ports.len()),
+            keys: HashSet::new(),
+            evicted: Vec::new(),
+            waits: Vec::new(),
+            conflicts: Vec::new(),
+            new_rows: 0,
+        };
+        for port in ports {
+            let wanted = A::desired(port).frontends.iter();
+            let granted = wanted.filter(|wanted| claims.grant(tables, name, wanted)).copied();
+            let granted = granted.collect();
+            claims.granted.push(granted);
+        }
+        claims
+    }
+
+    fn grant(
+        &mut self,
+        tables: &Tables<A>,
+        name: &Arc<ObjectName>,
+        wanted: &DesiredFrontend<A>,
+    ) -> bool {
+        if self.keys.contains(&wanted.key) {
+            // An earlier port of the same Service has it; the model reports such ports.
+            return false;
+        }
+        match tables.owners.get(&wanted.key) {
+            None => self.new_rows += 1,
+            Some(owner) if owner.service == *name => {}
+            Some(owner) if wanted.kind == Kind::ClusterIp && owner.kind != Kind::ClusterIp => {
+                self.evicted.push((wanted.key, Arc::clone(&owner.service)));
+            }
+            Some(owner) => {
+                self.waits.push(wanted.key);
+                self.conflicts.push(Conflict {
+                    frontend: key_text(&wanted.key),
+                    wanted_as: wanted.kind.name(),
+                    owner: ObjectName::clone(&owner.service),
+                    owned_as: owner.kind.name(),
+                });
+                return false;
+            }
+        }
+        self.keys.insert(wanted.key)
+    }
+}
+
+impl<A: PerFamily> Tables<A> {
+    /// Frontend rows there are.
+    pub(super) fn len(&self) -> usize {
+        self.owners.len()
+    }
+
+    /// A row that was there at the start.
+    pub(super) fn adopt(&mut self, key: FrontendKey<A>, service: &Arc<ObjectName>, kind: Kind) {
+        self.owners.insert(key, Owner { service: Arc::clone(service), kind });
+    }
+
+    /// Frontends change owners as claimed. Returns the services that waited for one just released.
+    pub(super) fn hand_over(
+        &mut self,
+        name: &Arc<ObjectName>,
+        old: &Installed,
+        claims: &Claims<A>,
+    ) -> Vec<Arc<ObjectName>> {
+        for key in A::waits(old) {
+            self.stop_waiting(key, name);
+        }
+        for key in &claims.waits {
+            self.waiting.entry(*key).or_default().insert(Arc::clone(name));
+        }
+        let mut waiters = Vec::new();
+        let had = old.ports.iter().flat_map(|port| &A::rows(port).frontends);
+        for (key, _) in had.filter(|(key, _)| !claims.keys.contains(key)) {
+            self.owners.remove(key);
+            waiters.extend(self.waiting.get(key).into_iter().flatten().cloned());
+        }
+        for granted in claims.granted.iter().flatten() {
+            self.adopt(granted.key, name, granted.kind);
+        }
+        waiters
+    }
+
+    fn stop_waiting(&mut self, key: &FrontendKey<A>, name: &Arc<ObjectName>) {
+        let Some(names) = self.waiting.get_mut(key) else { return };
+        names.remove(name);
+        if names.is_empty() {
+            self.waiting.remove(key);
+        }
+    }
+}
+
+/// The frontend as people write it.
+pub(super) fn key_text<A: Address>(key: &FrontendKey<A>) -> String {
+    let place = SocketAddr::new(key.address.into(), key.port.get());
+    let protocol = Protocol::from_number(key.protocol).map_or("?", Protocol::name);
+    format!("{place}/{protocol}")
+}

@@ -1,0 +1,75 @@
+//! What differs between IPv4 and IPv6 in the plan.
+
+use millrace_common::address::{Address, V4, V6};
+use millrace_common::backend::Backend;
+use millrace_common::frontend::{Frontend, FrontendKey};
+
+use super::claim::{Claims, Tables};
+use super::grace::Freed;
+use super::ids::BackendIds;
+use super::op::Op;
+use super::outcome::Map;
+use super::rows::{Installed, Port, Rows};
+use super::{Planner, Pools};
+use crate::model::desired::{DesiredFamily, DesiredPort};
+
+/// An address with the places where the planner keeps its family's things.
+pub(super) trait PerFamily: Address {
+    /// Its frontends map.
+    const FRONTENDS: Map;
+    /// Its backends map.
+    const BACKENDS: Map;
+    fn backend_op(id: u32, row: Backend<Self>) -> Op;
+    fn frontend_op(key: FrontendKey<Self>, row: Option<Frontend>) -> Op;
+    fn freed_backend(id: u32) -> Freed;
+    fn backend_ids(pools: &mut Pools) -> &mut BackendIds;
+    fn tables(planner: &mut Planner) -> &mut Tables<Self>;
+    fn rows(port: &Port) -> &Rows<Self>;
+    fn rows_mut(port: &mut Port) -> &mut Rows<Self>;
+    fn waits(installed: &Installed) -> &[FrontendKey<Self>];
+    fn desired(port: &DesiredPort) -> &DesiredFamily<Self>;
+    fn claims(both: &(Claims<V4>, Claims<V6>)) -> &Claims<Self>;
+}
+
+macro_rules! per_family {
+    ($address:ty, $field:ident, $claims:tt, $waits:ident, $frontend:ident, $backend:ident,
+     $frontends:ident, $backends:ident) => {
+        impl PerFamily for $address {
+            const FRONTENDS: Map = Map::$frontends;
+            const BACKENDS: Map = Map::$backends;
+            fn backend_op(id: u32, row: Backend<Self>) -> Op {
+                Op::$backend(id, row)
+            }
+            fn frontend_op(key: FrontendKey<Self>, row: Option<Frontend>) -> Op {
+                Op::$frontend(key, row)
+            }
+            fn freed_backend(id: u32) -> Freed {
+                Freed::$backend(id)
+            }
+            fn backend_ids(pools: &mut Pools) -> &mut BackendIds {
+                &mut pools.$field
+            }
+            fn tables(planner: &mut Planner) -> &mut Tables<Self> {
+                &mut planner.$field
+            }
+            fn rows(port: &Port) -> &Rows<Self> {
+                &port.$field
+            }
+            fn rows_mut(port: &mut Port) -> &mut Rows<Self> {
+                &mut port.$field
+            }
+            fn waits(installed: &Installed) -> &[FrontendKey<Self>] {
+                &installed.$waits
+            }
+            fn desired(port: &DesiredPort) -> &DesiredFamily<Self> {
+                &port.$field
+            }
+            fn claims(both: &(Claims<V4>, Claims<V6>)) -> &Claims<Self> {
+                &both.$claims
+            }
+        }
+    };
+}
+
+per_family!(V4, v4, 0, waits_v4, FrontendV4, BackendV4, FrontendsV4, BackendsV4);
+per_family!(V6, v6, 1, waits_v6, FrontendV6, BackendV6, FrontendsV6, BackendsV6);

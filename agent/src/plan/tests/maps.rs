@@ -1,0 +1,177 @@
+//! The maps as ordinary ones, with what must hold between any two operations.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use millrace_common::address::{Address, V4, V6};
+use millrace_common::backend::{Backend, state};
+use millrace_common::frontend::{Frontend, FrontendKey, SlotRange};
+use millrace_common::service::ServiceRow;
+
+use crate::plan::op::{Capacity, Op, Snapshot};
+
+/// All maps the planner writes.
+#[derive(Clone)]
+pub(super) struct Maps {
+    capacity: Capacity,
+    pub(super) services: BTreeMap<u32, ServiceRow>,
+    pub(super) v4: Family<V4>,
+    pub(super) v6: Family<V6>,
+    pub(super) slots: Vec<u32>,
+}
+
+/// Those of one family.
+#[derive(Clone)]
+pub(super) struct Family<A> {
+    pub(super) backends: BTreeMap<u32, Backend<A>>,
+    pub(super) frontends: BTreeMap<FrontendKey<A>, Frontend>,
+}
+
+/// What a client sees behind a frontend: the service, the flags that matter, both sets of backends.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Answer {
+    pub(super) service: String,
+    pub(super) flags: u32,
+    pub(super) affinity_secs: u32,
+    pub(super) near: Vec<SocketAddr>,
+    pub(super) far: Vec<SocketAddr>,
+}
+
+/// All answers, by address, port and protocol.
+pub(super) type Answers = BTreeMap<(IpAddr, u16, u8), Answer>;
+
+impl Maps {
+    pub(super) fn new(capacity: Capacity) -> Self {
+        let family = Family { backends: BTreeMap::new(), frontends: BTreeMap::new() };
+        let v6 = Family { backends: BTreeMap::new(), frontends: BTreeMap::new() };
+        let slots = vec![0; capacity.slots as usize];
+        Self { capacity, services: BTreeMap::new(), v4: family, v6, slots }
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            services: self.services.clone().into_iter().collect(),
+            backends_v4: self.v4.backends.clone().into_iter().collect(),
+            backends_v6: self.v6.backends.clone().into_iter().collect(),
+            slots: self.slots.clone(),
+            frontends_v4: self.v4.frontends.clone().into_iter().collect(),
+            frontends_v6: self.v6.frontends.clone().into_iter().collect(),
+        }
+    }
+
+    /// Carry operations out, checking after each that the maps are whole and that every frontend
+    /// answers as before all of them or as after.
+    pub(super) fn run(&mut self, ops: &[Op]) {
+        let before = self.answers();
+        let mut after = self.clone();
+        ops.iter().for_each(|op| after.apply(op));
+        let after = after.answers();
+        for op in ops {
+            self.check_slots_unused(op);
+            self.apply(op);
+            for (key, answer) in self.answers() {
+                let known = [before.get(&key), after.get(&key)];
+                assert!(known.contains(&Some(&answer)), "{op:?}: {key:?} is mixed: {answer:?}");
+            }
+            for key in before.keys().filter(|key| after.contains_key(key)) {
+                assert!(self.answers().contains_key(key), "{op:?}: {key:?} is away for a while");
+            }
+        }
+    }
+
+    /// Carry one operation out.
+    pub(super) fn apply(&mut self, op: &Op) {
+        match op {
+            Op::Service(id, Some(row)) => {
+                assert!((1..=self.capacity.services).contains(id));
+                self.services.insert(*id, *row);
+                assert!(self.services.len() <= self.capacity.services as usize);
+            }
+            Op::Service(id, None) => assert!(self.services.remove(id).is_some()),
+            Op::BackendV4(id, row) => self.v4.set_backend(*id, *row, self.capacity),
+            Op::BackendV6(id, row) => self.v6.set_backend(*id, *row, self.capacity),
+            Op::Slots(first, ids) => {
+                let first = *first as usize;
+                self.slots[first..first + ids.len()].copy_from_slice(ids);
+            }
+            Op::FrontendV4(key, row) => self.v4.set_frontend(*key, *row, self.capacity),
+            Op::FrontendV6(key, row) => self.v6.set_frontend(*key, *row, self.capacity),
+        }
+    }
+
+    /// Slots that a frontend leads to are never rewritten.
+    fn check_slots_unused(&self, op: &Op) {
+        let Op::Slots(first, ids) = op else { return };
+        let end = first + u32::try_from(ids.len()).unwrap();
+        let v4 = self.v4.frontends.values();
+        for row in v4.chain(self.v6.frontends.values()) {
+            for range in [row.near, row.far] {
+                let apart = range.first >= end || range.first + range.count <= *first;
+                assert!(range.count == 0 || apart, "{op:?} rewrites {range:?}");
+            }
+        }
+    }
+
+    /// What every frontend answers; panics if a row leads astray.
+    pub(super) fn answers(&self) -> Answers {
+        let mut answers = Answers::new();
+        self.v4.answers(self, &mut answers);
+        self.v6.answers(self, &mut answers);
+        answers
+    }
+}
+
+impl<A: Address> Family<A> {
+    fn set_backend(&mut self, id: u32, row: Backend<A>, capacity: Capacity) {
+        assert!((1..capacity.backends).contains(&id) && row.generation != 0);
+        let old = self.backends.insert(id, row);
+        if let Some(old) = old.filter(|old| old.generation == row.generation) {
+            let same = |row: &Backend<A>| (row.address, row.port, row.service);
+            assert_eq!(same(&old), same(&row), "another endpoint in the same generation");
+        } else if let Some(old) = old {
+            assert_eq!((old.state, old.generation + 1), (state::GONE, row.generation));
+        }
+    }
+
+    fn set_frontend(&mut self, key: FrontendKey<A>, row: Option<Frontend>, capacity: Capacity) {
+        match row {
+            Some(row) => {
+                self.frontends.insert(key, row);
+                assert!(self.frontends.len() <= capacity.frontends as usize);
+            }
+            None => assert!(self.frontends.remove(&key).is_some(), "{key:?} is not there"),
+        }
+    }
+
+    fn answers(&self, maps: &Maps, answers: &mut Answers) {
+        for (key, row) in &self.frontends {
+            let service = maps.services.get(&row.service);
+            let service = service.unwrap_or_else(|| panic!("{key:?} is of no service"));
+            let answer = Answer {
+                service: format!("{service:?}"),
+                flags: row.flags,
+                affinity_secs: row.affinity_secs,
+                near: self.set(maps, row.service, row.near),
+                far: self.set(maps, row.service, row.far),
+            };
+            answers.insert((key.address.into(), key.port.get(), key.protocol), answer);
+        }
+    }
+
+    /// The backends in a block, sorted.
+    fn set(&self, maps: &Maps, service: u32, range: SlotRange) -> Vec<SocketAddr> {
+        let (first, count) = (range.first as usize, range.count as usize);
+        let ids = &maps.slots[first..first + count];
+        let mut set: Vec<SocketAddr> = ids
+            .iter()
+            .map(|id| {
+                let row = self.backends.get(id).unwrap_or_else(|| panic!("no backend {id}"));
+                assert_eq!(row.service, service, "backend {id} is another service's");
+                assert_ne!(row.state, state::GONE, "backend {id} is gone");
+                SocketAddr::new(row.address.into(), row.port.get())
+            })
+            .collect();
+        set.sort_unstable();
+        set
+    }
+}
