@@ -246,7 +246,7 @@ pub struct Pressure {
 }
 
 impl Pressure {
-    /// Starts dialling `to`; `kind` is `tcp`, `udp` or `udp-connected`.
+    /// Starts dialling `to`; `kind` is `tcp`, `udp`, `udp-connected`, or `dial` (connect only).
     pub fn start(place: &Place, kind: &str, to: SocketAddr) -> Result<Pressure> {
         let mut command = command(place, &["load", kind, &to.to_string()])?;
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;

@@ -102,6 +102,17 @@ impl World {
         Ok(world)
     }
 
+    /// Leaves everything running: for programs that build a world for a person.
+    pub fn keep(self) -> Result<Lab> {
+        let World { servers, agents, mut lab } = self;
+        lab.keep()?;
+        servers.into_values().for_each(Server::detach);
+        for agent in agents.into_values() {
+            agent.detach();
+        }
+        Ok(lab)
+    }
+
     /// Starts a server for TCP and UDP that calls itself `name`.
     pub fn serve(&mut self, place: &Place, name: &str, port: u16) -> Result<()> {
         let server = Server::start(place, name, &[port], &[port])?;

@@ -267,7 +267,7 @@ impl Lab {
     }
 
     /// Keeps the lab when this value is dropped; [`Lab::open`] finds it again.
-    pub fn keep(mut self) -> Result<()> {
+    pub fn keep(&mut self) -> Result<()> {
         let state = State { id: self.id.clone(), options: self.options.clone() };
         let path = state_file(&self.id);
         fs::write(&path, serde_json::to_vec_pretty(&state)?)
@@ -334,11 +334,19 @@ impl Lab {
         &self.outside
     }
 
-    /// A place by the name a person types: `n1`, `n1/web-0`, `outside`.
-    pub fn place(&self, name: &str) -> Option<&Place> {
+    /// Every place in the lab: nodes, pods, the outside client.
+    pub fn places(&self) -> Vec<&Place> {
         let hosts = self.nodes.iter().map(|node| &node.place);
         let pods = self.nodes.iter().flat_map(|node| node.pods.iter().map(|pod| &pod.place));
-        hosts.chain(pods).chain([&self.outside]).find(|place| place.name() == name)
+        hosts.chain(pods).chain([&self.outside]).collect()
+    }
+
+    /// A place by the name a person types: `n1`, `n1/web-0`, `web-0`, `outside`.
+    pub fn place(&self, name: &str) -> Option<&Place> {
+        let last = |place: &&Place| place.name().rsplit('/').next() == Some(name);
+        let places = self.places();
+        let exact = places.iter().copied().find(|place| place.name() == name);
+        exact.or_else(|| places.into_iter().find(last))
     }
 
     /// The families of the cluster, IPv4 first.

@@ -40,6 +40,8 @@ pub enum LoadKind {
     Udp,
     /// Fresh connected UDP sockets.
     UdpConnected,
+    /// Fresh TCP connections that only connect, for servers of any kind.
+    Dial,
 }
 
 /// Opens a socket, reports its connect, then obeys stdin line by line.
@@ -112,6 +114,10 @@ pub fn load(kind: LoadKind, to: SocketAddr, limit: Duration) -> Result<()> {
             LoadKind::Tcp => client::tcp(&plan),
             LoadKind::Udp => client::udp_unconnected(&plan),
             LoadKind::UdpConnected => client::udp_connected(&plan),
+            LoadKind::Dial => client::observe("dial", |outcome| {
+                let socket = client::open(Kind::Tcp, &plan)?;
+                dial(&socket, to, outcome)
+            }),
         };
         totals.count += 1;
         if !outcome.ok {
