@@ -1,3 +1,19 @@
-//! Shared parts of the tests: one test file per behaviour uses them.
+//! What the tests, the demo and the laboratory share.
+//!
+//! A test tells one story with these pieces, in this order: build a cluster out of network
+//! namespaces ([`lab`]), write Kubernetes objects into the nodes' directories ([`manifest`]), run
+//! an agent on each node ([`agent`]), put servers into pods and dial them ([`probe`]), and wait
+//! for a condition instead of sleeping ([`wait`]).
+//!
+//! [`apiserver`] is a Kubernetes API for the tests of the agent's source.
+//!
+//! Nothing here knows how the agent works: it is started as an operator starts it, and judged by
+//! what sockets see.
 
+pub mod agent;
 pub mod apiserver;
+pub mod lab;
+pub mod manifest;
+pub mod probe;
+pub mod wait;
+pub mod world;

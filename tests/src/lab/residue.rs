@@ -1,0 +1,174 @@
+//! Teardown by name, and what must not be left.
+//!
+//! Everything a lab makes carries its id, so that teardown needs nothing but the id: it works for
+//! the lab's own process, for `lab down`, and for what a killed test run left behind.
+
+use std::ffi::CString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::system;
+use crate::wait;
+
+/// How long killed processes may take to leave their cgroup.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Everything on this machine that carries the lab's id. Empty after teardown.
+pub fn residue(id: &str) -> Vec<String> {
+    let mut left = Vec::new();
+    for name in namespaces(id) {
+        left.push(format!("namespace {name}"));
+    }
+    for directory in directories(id) {
+        if directory.exists() {
+            left.push(format!("directory {}", directory.display()));
+        }
+    }
+    let prefix = format!("{id}-");
+    for link in system::names_in(Path::new("/sys/class/net")) {
+        if link.starts_with(&prefix) {
+            left.push(format!("link {link}"));
+        }
+    }
+    left
+}
+
+/// Removes everything that carries the id. Goes on after an error and reports the first.
+pub fn teardown(id: &str) -> Result<()> {
+    let mut first = Ok(());
+    let mut note = |result: Result<()>| {
+        if first.is_ok() {
+            first = result;
+        }
+    };
+    let cgroup = cgroup_of(id);
+    note(kill_all(&cgroup));
+    // Pins before cgroups: a link that is still pinned would outlive its cgroup's directory.
+    note(remove_tree(&bpffs_of(id)));
+    note(remove_cgroups(&cgroup));
+    for name in namespaces(id) {
+        note(remove_namespace(&Path::new(system::NETNS_DIR).join(name)));
+    }
+    note(remove_tree(&run_of(id)));
+    first
+}
+
+/// Removes the labs of processes that are dead.
+///
+/// Labs that are meant to outlive their process (`lab up`, `demo --keep`) have no process id in
+/// their name and are left alone.
+pub fn clean_stale() -> Result<()> {
+    let mut ids: Vec<String> = all_names().iter().filter_map(|name| stale_id(name)).collect();
+    ids.sort();
+    ids.dedup();
+    ids.iter().try_for_each(|id| teardown(id))
+}
+
+fn all_names() -> Vec<String> {
+    let mut names = system::names_in(Path::new(system::NETNS_DIR));
+    names.extend(system::names_in(Path::new(system::RUN_DIR)));
+    for parent in [system::cgroup2().ok(), Some(PathBuf::from(system::BPFFS))].into_iter().flatten()
+    {
+        let found = system::names_in(&parent);
+        names.extend(found.iter().filter_map(|n| n.strip_prefix("millrace-").map(str::to_owned)));
+    }
+    names
+}
+
+/// `mr-<pid>-<counter>` at the start of a name, if that process is dead.
+fn stale_id(name: &str) -> Option<String> {
+    let mut parts = name.strip_prefix("mr-")?.split('-');
+    let pid: u32 = parts.next()?.parse().ok()?;
+    let counter: u32 = parts.next()?.parse().ok()?;
+    let alive = Path::new("/proc").join(pid.to_string()).exists();
+    (!alive).then(|| format!("mr-{pid}-{counter}"))
+}
+
+fn namespaces(id: &str) -> Vec<String> {
+    let prefix = format!("{id}-");
+    let all = system::names_in(Path::new(system::NETNS_DIR));
+    all.into_iter().filter(|name| name.starts_with(&prefix)).collect()
+}
+
+/// The lab's cgroup below cgroup2's mount.
+pub fn cgroup_of(id: &str) -> PathBuf {
+    system::cgroup2().unwrap_or_else(|_| "/sys/fs/cgroup".into()).join(format!("millrace-{id}"))
+}
+
+/// The lab's directory in bpffs.
+pub fn bpffs_of(id: &str) -> PathBuf {
+    Path::new(system::BPFFS).join(format!("millrace-{id}"))
+}
+
+/// The lab's directory of manifests, logs and state.
+pub fn run_of(id: &str) -> PathBuf {
+    Path::new(system::RUN_DIR).join(id)
+}
+
+fn directories(id: &str) -> [PathBuf; 3] {
+    [cgroup_of(id), bpffs_of(id), run_of(id)]
+}
+
+/// Ends every process in the lab's cgroup tree; only the lab puts processes there.
+fn kill_all(cgroup: &Path) -> Result<()> {
+    if !cgroup.exists() {
+        return Ok(());
+    }
+    fs::write(cgroup.join("cgroup.kill"), "1")?;
+    let events = cgroup.join("cgroup.events");
+    wait::until("the lab's processes to end", KILL_TIMEOUT, || {
+        let text = fs::read_to_string(&events)?;
+        ensure!(text.contains("populated 0"), "{} has processes", cgroup.display());
+        Ok(())
+    })
+}
+
+/// A cgroup goes only from the leaves, and its files cannot be removed one by one.
+fn remove_cgroups(cgroup: &Path) -> Result<()> {
+    let Ok(entries) = fs::read_dir(cgroup) else { return Ok(()) };
+    for entry in entries.flatten() {
+        if entry.file_type()?.is_dir() {
+            remove_cgroups(&entry.path())?;
+        }
+    }
+    // A process that was just killed can hold the directory for a moment longer.
+    wait::until("a cgroup to be removable", KILL_TIMEOUT, || Ok(fs::remove_dir(cgroup)?))
+}
+
+/// Removes one pod's processes, cgroup and namespace.
+pub(super) fn remove_pod(cgroup: &Path, netns: &Path) -> Result<()> {
+    kill_all(cgroup)?;
+    remove_cgroups(cgroup)?;
+    remove_namespace(netns)
+}
+
+fn remove_namespace(path: &Path) -> Result<()> {
+    let c_path = CString::new(path.to_string_lossy().as_bytes())?;
+    // SAFETY: the path is NUL-terminated; failure means it was not mounted, which is as good.
+    unsafe { libc::umount2(c_path.as_ptr(), libc::MNT_DETACH) };
+    Ok(fs::remove_file(path)?)
+}
+
+fn remove_tree(path: &Path) -> Result<()> {
+    if path.exists() {
+        fs::remove_dir_all(path)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_labs_of_dead_processes_are_stale() {
+        let own = std::process::id();
+        assert_eq!(stale_id(&format!("mr-{own}-1-n1")), None);
+        assert_eq!(stale_id("mr-4194304-7-n1-web"), Some("mr-4194304-7".into()));
+        assert_eq!(stale_id("mr-up-n1"), None, "labs kept for a person are not stale");
+        assert_eq!(stale_id("cni-1234"), None);
+    }
+}

@@ -1,0 +1,41 @@
+//! Waiting for a condition, with a name and a bound, instead of sleeping.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// How long a change of an endpoint may take to show. kube-proxy's own tests allow 30 s.
+pub const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pause between two looks at a condition that costs a system call or two.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Calls `condition` until it holds; after `timeout` fails with `what` and the last reason.
+///
+/// The condition returns `Ok(value)` when it holds, and otherwise an error that says what it saw:
+/// that is what a person reads when the wait was in vain.
+pub fn until<T>(
+    what: &str,
+    timeout: Duration,
+    mut condition: impl FnMut() -> Result<T>,
+) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        match condition() {
+            Ok(value) => return Ok(value),
+            Err(reason) if start.elapsed() >= timeout => {
+                bail!("waited {timeout:?} for {what}; last seen: {reason:#}")
+            }
+            Err(_) => std::thread::sleep(POLL_INTERVAL),
+        }
+    }
+}
+
+/// Waits for a yes.
+pub fn until_true(
+    what: &str,
+    timeout: Duration,
+    mut condition: impl FnMut() -> bool,
+) -> Result<()> {
+    until(what, timeout, || if condition() { Ok(()) } else { bail!("not yet") })
+}
