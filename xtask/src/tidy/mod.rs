@@ -58,7 +58,7 @@ pub fn run() -> Result<()> {
     }
     let problems = findings.len() + allow.unused().count();
     if problems > 0 {
-        bail!("tidy: {problems} problems; exceptions go to {ALLOW_FILE} as `path: rule: reason`");
+        bail!("{problems} problems; exceptions go to {ALLOW_FILE} as `path: rule: reason`");
     }
     eprintln!("tidy: {} files, nothing to complain about", paths.len());
     Ok(())
