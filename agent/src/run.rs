@@ -339,7 +339,7 @@ fn first_report(config: &Config, cgroup_root: &std::path::Path) -> Report {
         Source::Kubernetes { .. } => "Kubernetes API, in-cluster".to_owned(),
     };
     Report {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: env!("MILLRACE_VERSION").to_owned(),
         pid: std::process::id(),
         node_name: config.node_name.clone(),
         source,

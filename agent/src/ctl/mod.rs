@@ -53,7 +53,7 @@ fn table(header: &[&str]) -> Table {
 
 /// `millrace version`.
 pub fn version(output: Output) {
-    let version = env!("CARGO_PKG_VERSION");
+    let version = env!("MILLRACE_VERSION");
     let abi = millrace_common::ABI_VERSION;
     match output {
         Output::Text => println!("millrace {version} (map ABI {abi})"),
