@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use millrace_tests::agent::{Agent, Source};
 use millrace_tests::lab::{Families, Family, Lab};
+use millrace_tests::manifest::Endpoint;
 use millrace_tests::wait::{self, CHANGE_TIMEOUT};
 use millrace_tests::world::{World, cluster_ip, reach, unreachable};
 
@@ -53,17 +54,21 @@ fn what_does_not_fit_is_refused_whole_and_named() -> Result<()> {
 /// More endpoints than backends have room for: the one service is refused, the other is not.
 #[test]
 fn a_service_with_too_many_endpoints_is_refused_alone() -> Result<()> {
-    let builder = Lab::builder().pods("n1", &["client", "a", "b", "c"]).families(Families::V4);
+    let builder = Lab::builder().pods("n1", &["client", "a", "b"]).families(Families::V4);
     let mut world = World::without_agents(builder, &[])?;
-    // Each pod is a backend for TCP and one for UDP.
-    let more = ["--max-backends", "4"];
+    // Room for both services with two endpoints on two ports each, and a little; not for 50.
+    let more = ["--max-backends", "12"];
     let mut agent = Agent::start_with(world.lab.node("n1"), &Source::Manifests, &more)?;
     agent.wait_ready()?;
     world.add_agent("n1", agent);
     let client = world.lab.pod("n1", "client").clone();
     world.service("small", 1, &["n1/a"], |service| service)?;
     reach(&client, cluster_ip(Family::V4, 1), &["a"])?;
-    world.service("large", 2, &["n1/a", "n1/b", "n1/c"], |service| service)?;
+    let nobody = (1..=50).map(|host| Endpoint::ready([10, 244, 9, host].into(), "n9"));
+    world.apply(&world.empty_slice("large", Family::V4).endpoints(nobody))?;
+    let large = millrace_tests::manifest::Service::new("large");
+    let large = large.cluster_ip(cluster_ip(Family::V4, 2).ip());
+    world.apply(&large.port("main", "TCP", 80).port("main", "UDP", 80))?;
     wait::until("the refusal to be named", CHANGE_TIMEOUT, || {
         let status = world.agent("n1").status_json()?.to_string();
         ensure!(status.contains("shop/large"), "{status}");
