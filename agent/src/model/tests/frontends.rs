@@ -180,7 +180,7 @@ fn ipv6_node_ports_fall_back_by_family() {
     let mut keys: Vec<String> =
         port.v6.frontends.iter().map(|frontend| format!("{:?}", frontend.key.address)).collect();
     keys.sort_unstable();
-    assert_eq!(keys, ["::", "::1", "2001:db8::5", "fd00::1"]);
+    assert_eq!(keys, ["2001:db8::5", "::", "::1", "fd00::1"]);
     assert!(port.v4.frontends.is_empty());
 }
 
