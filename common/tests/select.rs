@@ -10,6 +10,7 @@ use millrace_common::backend::{Backend, state};
 use millrace_common::frontend::{Frontend, FrontendKey, SlotRange, flags};
 use millrace_common::select::{Decision, Tables, Target, scale, select};
 use proptest::prelude::*;
+use proptest::sample::Index;
 
 const SERVICE: u32 = 7;
 const TIMEOUT_SECS: u32 = 30;
@@ -281,7 +282,7 @@ proptest! {
     }
 
     #[test]
-    fn scale_gives_each_outcome_an_equal_share(count in 1..5000_u32, outcome in any::<prop::sample::Index>()) {
+    fn scale_gives_each_outcome_an_equal_share(count in 1..5000_u32, outcome in any::<Index>()) {
         // The numbers that lead to one outcome are consecutive: find where they begin and end.
         let first_of = |n: u32| (u64::from(n) << 32).div_ceil(u64::from(count));
         let wanted = u32::try_from(outcome.index(count as usize)).unwrap();
@@ -300,7 +301,9 @@ proptest! {
         let mut random = seed;
         for _ in 0..ROUNDS * count {
             // Knuth's MMIX generator; its high half is random enough for this.
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             world.random.set(u32::try_from(random >> 32).unwrap());
             hits[chosen(world.select()).id as usize - 1] += 1;
         }
@@ -318,8 +321,8 @@ proptest! {
         let flag = if local { flags::NEAR_LOCAL } else { 0 };
         let mut world = World::new(u32::try_from(states.len()).unwrap(), flags::AFFINITY | flag);
         for (id, (state, generation, service)) in (1..).zip(&states) {
-            let row = Backend { state: *state, generation: *generation, service: *service, ..backend(id) };
-            world.backends.insert(id, row);
+            let (state, generation, service) = (*state, *generation, *service);
+            world.backends.insert(id, Backend { state, generation, service, ..backend(id) });
         }
         world.random.set(random);
         world.advance(60 * NS_PER_SEC);

@@ -96,7 +96,7 @@ impl Planner {
     }
 
     /// A planner of maps with rows in them, and the operations that repair rows which contradict
-    /// each other. A frontend is never left leading astray: it refuses until its Service is planned.
+    /// each other. No frontend is left leading astray: it refuses until its Service is planned.
     pub fn recover(capacity: Capacity, snapshot: Snapshot) -> (Self, Vec<Op>) {
         recover::recover(capacity, snapshot)
     }

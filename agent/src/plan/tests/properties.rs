@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
+use proptest::sample::Index;
 
 use super::world::{SHARED, Step, from_scratch, last, settle, steps};
 use super::*;
@@ -104,8 +105,9 @@ proptest! {
         if let Some(answer) = answer {
             let owner = claims.iter().find(|(service, _)| *service == answer.service);
             let strongest = claims.iter().map(|(_, kind)| *kind).min();
-            let by_right = owner.map(|(_, kind)| *kind) == strongest.filter(|s| *s == Kind::ClusterIp)
-                || (owner.is_some() && strongest != Some(Kind::ClusterIp));
+            let by_right = owner.is_some_and(|(_, kind)| {
+                *kind == Kind::ClusterIp || strongest != Some(Kind::ClusterIp)
+            });
             prop_assert!(by_right, "{} among {:?}", answer.service, claims);
         }
         for desired in wanted.values() {
@@ -114,7 +116,7 @@ proptest! {
     }
 
     #[test]
-    fn a_crash_at_any_operation_is_recovered_from(steps in steps(false), at in any::<prop::sample::Index>()) {
+    fn a_crash_at_any_operation_is_recovered_from(steps in steps(false), at in any::<Index>()) {
         let (end, before) = steps.split_last().unwrap();
         let mut bench = run(before);
         bench.now += end.pause;

@@ -161,3 +161,24 @@ fn gone_backends_found_at_the_start_wait_from_the_first_plan_on() {
 fn bench_capacity() -> Capacity {
     Capacity { backends: 3, ..ROOMY }
 }
+
+#[test]
+fn a_block_recovered_from_a_crash_is_freed_when_its_frontend_is_taken_away() {
+    let mut bench = Bench::new(ROOMY);
+    let wants = |backends: &[u8]| {
+        let mut desired = simple("a", 9, backends);
+        desired.ports[0].v4.frontends = vec![frontend(9, Kind::NodePort, List::Cluster)];
+        desired
+    };
+    bench.plan(&wants(&[1, 2]));
+    let ops = bench.planner.plan(&wants(&[1, 2, 3]), bench.now).unwrap().ops;
+    // A crash before the new block: no list is what the backends' states say.
+    bench.maps.apply(&ops[0]);
+    bench.planner = Planner::recover(ROOMY, bench.maps.snapshot()).0;
+    bench.plan(&simple("b", 9, &[4]));
+    bench.plan(&Desired::absent(name("a")));
+    bench.plan(&Desired::absent(name("b")));
+    bench.wait();
+    bench.plan(&Desired::absent(name("a")));
+    assert_eq!(bench.planner.pools.slots.free(), ROOMY.slots);
+}
