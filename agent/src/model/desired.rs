@@ -151,8 +151,7 @@ impl View<'_> {
             serving: (0..places.len()).filter(serving).map(|index| places[index]).collect(),
             frontends: Vec::with_capacity(dialled.len()),
         };
-        for ((address, port), kind) in dialled {
-            let key = FrontendKey::new(address, port.0, port.1 as u8);
+        for (key, kind) in dialled {
             let frontend = self.frontend(key, kind, &family, selection.has_any);
             family.frontends.push(frontend);
         }
@@ -162,14 +161,14 @@ impl View<'_> {
     /// What clients dial for this port. When one address is of two kinds, that of the first kind
     /// here: a service address comes before the node's, and the kind that asks for a source range
     /// before the one that lets everybody in.
-    fn dialled<A: PerFamily>(&self, port: &Port) -> Vec<((A, (Be16, Protocol)), Kind)> {
+    fn dialled<A: PerFamily>(&self, port: &Port) -> Vec<(FrontendKey<A>, Kind)> {
         let Some(addresses) = A::addresses(self.service) else {
             return Vec::new();
         };
         let mut dialled = BTreeMap::new();
         let mut add = |number: u16, found: &[A], kind: Kind| {
             for address in found {
-                let key = (*address, (Be16::new(number), port.protocol));
+                let key = FrontendKey::new(*address, Be16::new(number), port.protocol as u8);
                 dialled.entry(key).or_insert(kind);
             }
         };

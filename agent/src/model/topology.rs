@@ -1,7 +1,7 @@
 //! Which endpoints of a service port take new connections on this node.
 //!
-//! The rules of kube-proxy's `pkg/proxy/topology.go` (Kubernetes 1.36), as a function of nothing but
-//! its arguments.
+//! The rules of kube-proxy's `pkg/proxy/topology.go` (Kubernetes 1.36), as a function of nothing
+//! but its arguments.
 
 /// What counts about one endpoint: bits of [`fact`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -3,7 +3,7 @@
 //! The present owner keeps it, so that nothing changes under established clients; only a ClusterIP
 //! takes it from any other kind, because a ClusterIP is allotted and the others are asked for.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub(super) struct Claims<A> {
     /// By port, in the order of the desired ports.
     pub(super) granted: Vec<Vec<DesiredFrontend<A>>>,
     /// All keys granted.
-    pub(super) keys: HashSet<FrontendKey<A>>,
+    pub(super) keys: HashMap<FrontendKey<A>, Kind>,
     /// Keys taken from other services.
     pub(super) evicted: Vec<(FrontendKey<A>, Arc<ObjectName>)>,
     /// Keys not granted, because other services have them.
@@ -58,31 +58,36 @@ impl<A: PerFamily> Claims<A> {
         ports: &[DesiredPort],
     ) -> Self {
         let mut claims = Self {
-            granted: Vec::with_capacity(ports.len()),
-            keys: HashSet::new(),
+            granted: vec![Vec::new(); ports.len()],
+            keys: HashMap::new(),
             evicted: Vec::new(),
             waits: Vec::new(),
             conflicts: Vec::new(),
             new_rows: 0,
         };
-        for port in ports {
-            let wanted = A::desired(port).frontends.iter();
-            let granted = wanted.filter(|wanted| claims.grant(tables, name, wanted)).copied();
-            let granted = granted.collect();
-            claims.granted.push(granted);
+        // Within one Service too a ClusterIP comes before any other kind.
+        for cluster_ips in [true, false] {
+            for (index, port) in ports.iter().enumerate() {
+                let wanted = A::desired(port).frontends.iter();
+                for wanted in wanted.filter(|w| (w.kind == Kind::ClusterIp) == cluster_ips) {
+                    claims.grant(tables, name, index, wanted);
+                }
+            }
         }
         claims
     }
 
+    /// Port number `index` gets what it wants, or not.
     fn grant(
         &mut self,
         tables: &Tables<A>,
         name: &Arc<ObjectName>,
+        index: usize,
         wanted: &DesiredFrontend<A>,
-    ) -> bool {
-        if self.keys.contains(&wanted.key) {
-            // An earlier port of the same Service has it; the model reports such ports.
-            return false;
+    ) {
+        if let Some(kind) = self.keys.get(&wanted.key).copied() {
+            // Another port of the same Service has it.
+            return self.lose(wanted, name, kind);
         }
         match tables.owners.get(&wanted.key) {
             None => self.new_rows += 1,
@@ -92,16 +97,20 @@ impl<A: PerFamily> Claims<A> {
             }
             Some(owner) => {
                 self.waits.push(wanted.key);
-                self.conflicts.push(Conflict {
-                    frontend: key_text(&wanted.key),
-                    wanted_as: wanted.kind.name(),
-                    owner: ObjectName::clone(&owner.service),
-                    owned_as: owner.kind.name(),
-                });
-                return false;
+                return self.lose(wanted, &owner.service, owner.kind);
             }
         }
-        self.keys.insert(wanted.key)
+        self.keys.insert(wanted.key, wanted.kind);
+        self.granted[index].push(*wanted);
+    }
+
+    fn lose(&mut self, wanted: &DesiredFrontend<A>, owner: &ObjectName, kind: Kind) {
+        self.conflicts.push(Conflict {
+            frontend: key_text(&wanted.key),
+            wanted_as: wanted.kind.name(),
+            owner: owner.clone(),
+            owned_as: kind.name(),
+        });
     }
 }
 
@@ -131,11 +140,16 @@ impl<A: PerFamily> Tables<A> {
         }
         let mut waiters = Vec::new();
         let had = old.ports.iter().flat_map(|port| &A::rows(port).frontends);
-        for (key, _) in had.filter(|(key, _)| !claims.keys.contains(key)) {
+        for (key, _) in had.filter(|(key, _)| !claims.keys.contains_key(key)) {
             self.owners.remove(key);
             waiters.extend(self.waiting.get(key).into_iter().flatten().cloned());
         }
         for granted in claims.granted.iter().flatten() {
+            let before = self.owners.get(&granted.key).map(|owner| owner.kind);
+            if before == Some(Kind::ClusterIp) && granted.kind != Kind::ClusterIp {
+                // It was out of reach for another ClusterIP and is not any more.
+                waiters.extend(self.waiting.get(&granted.key).into_iter().flatten().cloned());
+            }
             self.adopt(granted.key, name, granted.kind);
         }
         waiters

@@ -173,7 +173,7 @@ impl<'p> Draft<'p> {
             frontends: Vec::with_capacity(granted.len()),
         };
         self.frontends(id, old, granted, &mut rows);
-        let gone = old.frontends.iter().filter(|(key, _)| !claims.keys.contains(key));
+        let gone = old.frontends.iter().filter(|(key, _)| !claims.keys.contains_key(key));
         self.deletes.extend(gone.map(|(key, _)| A::frontend_op(*key, None)));
         self.freed.extend(rows.freed_blocks(&old.blocks()));
         Ok(rows)

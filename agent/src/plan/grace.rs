@@ -58,7 +58,8 @@ impl Quarantine {
         self.queue.push_back((now, freed));
     }
 
-    /// Hold what was freed at a time nobody knows: it counts from the first [`release`](Self::release).
+    /// Hold what was freed at a time nobody knows: it counts as freed at the first
+    /// [`release`](Self::release).
     pub(super) fn hold_recovered(&mut self, freed: Freed) {
         self.count(freed, u32::saturating_add);
         self.recovered.push(freed);

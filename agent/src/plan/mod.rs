@@ -22,11 +22,12 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_common::address::{V4, V6};
+use millrace_common::frontend::FrontendKey;
 
 use self::claim::{Claims, Tables};
 use self::draft::Draft;
@@ -95,7 +96,7 @@ impl Planner {
     }
 
     /// A planner of maps with rows in them, and the operations that repair rows which contradict
-    /// each other. A frontend is never left leading astray: it refuses until its Service is planned.
+    /// each other. No frontend is left leading astray: it refuses until its Service is planned.
     pub fn recover(capacity: Capacity, snapshot: Snapshot) -> (Self, Vec<Op>) {
         recover::recover(capacity, snapshot)
     }
@@ -154,16 +155,15 @@ impl Planner {
         now: Duration,
     ) -> Planned {
         let old = self.services.remove(name).unwrap_or_default();
-        let mut retry = BTreeSet::new();
-        let mut conflicts = Vec::new();
-        let waits_v4 = self.hand_over(name, &old, claims.0, &mut (&mut retry, &mut conflicts), now);
-        let waits_v6 = self.hand_over(name, &old, claims.1, &mut (&mut retry, &mut conflicts), now);
+        let mut planned = Planned { ops, ..Planned::default() };
+        let waits_v4 = self.hand_over(name, &old, claims.0, &mut planned, now);
+        let waits_v6 = self.hand_over(name, &old, claims.1, &mut planned, now);
         if !ports.is_empty() {
             self.services.insert(Arc::clone(name), Installed { ports, waits_v4, waits_v6 });
         }
-        retry.remove(name);
-        let retry = retry.into_iter().map(Arc::unwrap_or_clone).collect();
-        Planned { ops, conflicts, retry }
+        planned.retry.sort_unstable();
+        planned.retry.dedup();
+        planned
     }
 
     /// Frontends change owners as claimed. Returns the keys that the service goes on waiting for.
@@ -172,18 +172,20 @@ impl Planner {
         name: &Arc<ObjectName>,
         old: &Installed,
         claims: Claims<A>,
-        report: &mut (&mut BTreeSet<Arc<ObjectName>>, &mut Vec<outcome::Conflict>),
+        planned: &mut Planned,
         now: Duration,
-    ) -> Vec<millrace_common::frontend::FrontendKey<A>> {
+    ) -> Vec<FrontendKey<A>> {
         for (key, loser) in &claims.evicted {
             let Some(installed) = self.services.get_mut(loser) else { continue };
             for freed in installed.evict(key) {
                 self.quarantine.hold(freed, now);
             }
-            report.0.insert(Arc::clone(loser));
+            planned.retry.push(ObjectName::clone(loser));
         }
-        report.0.extend(A::tables(self).hand_over(name, old, &claims));
-        report.1.extend(claims.conflicts);
+        let waiters = A::tables(self).hand_over(name, old, &claims).into_iter();
+        let others = waiters.filter(|waiter| waiter != name);
+        planned.retry.extend(others.map(Arc::unwrap_or_clone));
+        planned.conflicts.extend(claims.conflicts);
         claims.waits
     }
 

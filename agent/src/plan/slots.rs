@@ -88,6 +88,7 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use proptest::sample::Index;
 
     use super::*;
 
@@ -109,7 +110,7 @@ mod tests {
     proptest! {
         #[test]
         fn blocks_never_overlap_and_all_comes_back(
-            steps in prop::collection::vec((any::<bool>(), 1..12_u32, any::<prop::sample::Index>()), 1..200)
+            steps in prop::collection::vec((any::<bool>(), 1..12_u32, any::<Index>()), 1..200)
         ) {
             let mut slots = Slots::new(CAPACITY);
             let mut taken: Vec<SlotRange> = Vec::new();

@@ -81,7 +81,7 @@ fn main() -> ExitCode {
 
 fn up(name: &str, mut builder: millrace_tests::lab::Builder, nodes: usize) -> Result<()> {
     agent::program()?;
-    Lab::clean_stale()?;
+    residue::teardown_on_signal(name);
     let start = Instant::now();
     for pod in 0..nodes * PODS_PER_NODE {
         builder = builder.pod(&format!("n{}", pod / PODS_PER_NODE + 1), &format!("web-{pod}"));

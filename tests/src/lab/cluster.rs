@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -17,6 +18,9 @@ use super::{residue, system, topology};
 
 /// Labs made by this process so far; part of the name.
 static COUNTER: AtomicU32 = AtomicU32::new(1);
+
+/// The clean-up before the first lab.
+static CLEAN: Once = Once::new();
 
 /// A pod: a namespace with one interface, and a cgroup below its node's.
 #[derive(Clone, Debug)]
@@ -150,8 +154,13 @@ impl Lab {
         system::require_root()?;
         system::bpffs()?;
         ensure!((1..=20).contains(&options.nodes), "a lab has 1 to 20 nodes");
-        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let id = id.unwrap_or_else(|| format!("mr-{}-{number}", std::process::id()));
+        // Once per process: what killed runs left behind. Failing at it is not this lab's failure.
+        CLEAN.call_once(|| {
+            if let Err(error) = residue::clean_stale() {
+                eprintln!("remove labs of dead processes: {error:#}");
+            }
+        });
+        let id = id.unwrap_or_else(Lab::next_id);
         ensure!(residue::residue(&id).is_empty(), "a lab called {id} exists already");
         // From here on dropping the half-built lab removes what was made.
         let mut lab = Lab::sketch(id, Options { pods: Vec::new(), ..options.clone() })?;
@@ -160,6 +169,11 @@ impl Lab {
             lab.add_pod(node, pod).with_context(|| format!("build pod {node}/{pod}"))?;
         }
         Ok(lab)
+    }
+
+    /// The name of the next lab of this process.
+    pub fn next_id() -> String {
+        format!("mr-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
     }
 
     /// The lab's parts, by name only.

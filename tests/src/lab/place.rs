@@ -135,6 +135,13 @@ fn enter(netns: &CStr, procs: &CStr) -> io::Result<()> {
     check(unsafe { libc::write(fd, c"0".as_ptr().cast(), 1) })?;
     // SAFETY: as above.
     unsafe { libc::close(fd) };
+    // Programs that wait for their signals in a thread block them; their children must not.
+    // SAFETY: the set is initialised by sigemptyset before it is read.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+    }
     Ok(())
 }
 

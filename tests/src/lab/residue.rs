@@ -67,6 +67,33 @@ pub fn clean_stale() -> Result<()> {
     ids.iter().try_for_each(|id| teardown(id))
 }
 
+/// Removes the lab when this process is interrupted, then ends it.
+///
+/// For programs, before they start threads; tests rely on [`clean_stale`] instead.
+pub fn teardown_on_signal(id: &str) {
+    // SAFETY: the set is initialised by sigemptyset before its first use, and only this thread
+    // runs, so every later thread inherits the mask.
+    let signals = unsafe {
+        let mut signals: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut signals);
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            libc::sigaddset(&mut signals, signal);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &signals, std::ptr::null_mut());
+        signals
+    };
+    let id = id.to_owned();
+    std::thread::spawn(move || {
+        let mut signal = 0;
+        // SAFETY: both pointers are to live values of this thread.
+        unsafe { libc::sigwait(&signals, &mut signal) };
+        if let Err(error) = teardown(&id) {
+            eprintln!("remove lab {id}: {error:#}");
+        }
+        std::process::exit(128 + signal);
+    });
+}
+
 fn all_names() -> Vec<String> {
     let mut names = system::names_in(Path::new(system::NETNS_DIR));
     names.extend(system::names_in(Path::new(system::RUN_DIR)));

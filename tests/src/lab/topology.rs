@@ -80,7 +80,9 @@ pub fn node(options: &Options, node: u8) -> Vec<String> {
         lines.push(format!("route add {} via {}", everywhere(family), address::gateway(family)));
     }
     if options.pod_network == PodNetwork::Bridge {
-        lines.push(format!("link add cni0 mtu {} type bridge", pod_mtu(options)));
+        // A bridge without an address of its own takes a port's, and changes it when that pod goes.
+        let mac = format!("0a:58:0a:f4:{node:02x}:01");
+        lines.push(format!("link add cni0 mtu {} address {mac} type bridge", pod_mtu(options)));
         lines.push("link set cni0 up".into());
         lines.extend(address_line(options, "cni0", |f| {
             format!("{}/{}", address::pod_gateway(f, node), address::pod_prefix(f))

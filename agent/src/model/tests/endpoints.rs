@@ -21,7 +21,8 @@ fn slices_of_a_service_are_one_set_joined_by_port_name_and_protocol() {
     let slices = [
         (
             "a",
-            json!([{"name": "dns", "protocol": "UDP", "port": 5353}, {"name": "dns-tcp", "port": 5354}]),
+            json!([{"name": "dns", "protocol": "UDP", "port": 5353},
+                   {"name": "dns-tcp", "port": 5354}]),
             "10.0.0.1",
         ),
         ("b", json!([{"name": "dns", "protocol": "UDP", "port": 5355}]), "10.0.0.2"),

@@ -184,3 +184,10 @@ fn endpoints_are_kept_small() {
     assert_eq!(size_of::<Endpoint<V6>>(), 20);
     assert!(size_of::<Slice>() <= 48);
 }
+
+#[test]
+fn the_model_can_move_to_another_thread() {
+    const fn is_send<T: Send>() {}
+    is_send::<Model>();
+    is_send::<crate::plan::Planner>();
+}

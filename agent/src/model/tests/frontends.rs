@@ -60,7 +60,8 @@ fn policies_choose_the_list_of_each_frontend() {
     let going_away: Value = at("elsewhere", &[2, 3], true).into();
     let going_here: Value =
         at(HERE, &[1], true).into_iter().chain(at("elsewhere", &[2], true)).collect();
-    let dead = json!([{"addresses": ["10.0.0.1"], "nodeName": HERE, "conditions": {"ready": false, "serving": false}}]);
+    let dead = json!([{"addresses": ["10.0.0.1"], "nodeName": HERE,
+                       "conditions": {"ready": false, "serving": false}}]);
     let none = json!([]);
     // iTP, eTP, endpoints; then ClusterIP near and far, external near and far.
     let rows = [
@@ -180,14 +181,15 @@ fn ipv6_node_ports_fall_back_by_family() {
     let mut keys: Vec<String> =
         port.v6.frontends.iter().map(|frontend| format!("{:?}", frontend.key.address)).collect();
     keys.sort_unstable();
-    assert_eq!(keys, ["::", "::1", "2001:db8::5", "fd00::1"]);
+    assert_eq!(keys, ["2001:db8::5", "::", "::1", "fd00::1"]);
     assert!(port.v4.frontends.is_empty());
 }
 
 #[test]
 fn one_address_of_several_kinds_is_one_frontend() {
     let mut model = model();
-    let spec = json!({"type": "LoadBalancer", "externalIPs": ["10.96.0.1", "198.51.100.1", "192.0.2.1"],
+    let spec = json!({"type": "LoadBalancer",
+                      "externalIPs": ["10.96.0.1", "198.51.100.1", "192.0.2.1"],
                       "ports": [{"port": 80, "nodePort": 80}]});
     let status = json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.1"}]}});
     apply(&mut model, [node("", &["192.0.2.1"]), service_with("svc", spec, status, json!({}))]);

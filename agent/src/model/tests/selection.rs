@@ -11,7 +11,7 @@ struct Scenario {
     zone: &'static str,
     /// internalTrafficPolicy and externalTrafficPolicy; the latter nothing: not reachable from
     /// outside.
-    policies: (&'static str, Option<&'static str>),
+    policies: Policies,
     /// Words: `unready`, `unserving`, `terminating`, `local`, `zones=a,b`, `nodes=a,b`.
     endpoints: &'static [&'static str],
     cluster: &'static [usize],
@@ -20,7 +20,9 @@ struct Scenario {
     drops: bool,
 }
 
-const CLUSTER: (&str, Option<&str>) = ("Cluster", None);
+type Policies = (&'static str, Option<&'static str>);
+
+const CLUSTER: Policies = ("Cluster", None);
 
 fn endpoint(index: usize, words: &str) -> Value {
     let mut endpoint = json!({
@@ -202,87 +204,70 @@ fn hints_of_nodes_come_before_those_of_zones() {
     }
 }
 
+const ITP: Policies = ("Local", None);
+const ETP: Policies = ("Cluster", Some("Local"));
+const BOTH: Policies = ("Local", Some("Local"));
+const ITP_ONLY: Policies = ("Local", Some("Cluster"));
+const SERVING: &str = "unready terminating";
+const SERVING_HERE: &str = "unready terminating local";
+/// Name, policies, endpoints; then the lists, and whether an empty one drops.
+type Row =
+    (&'static str, Policies, &'static [&'static str], &'static [usize], &'static [usize], bool);
+/// Scenarios of one zone, without hints that count.
+const POLICIES: [Row; 20] = [
+    ("16 iTP Local: none", ITP, &[], &[], &[], false),
+    ("17 iTP Local: all remote", ITP, &["", ""], &[], &[], true),
+    ("18 iTP Local: all local", ITP, &["local", "local"], &[], &[1, 2], false),
+    ("19 iTP Local: mixed", ITP, &["local", ""], &[], &[1], false),
+    ("20 Cluster: none ready", CLUSTER, &["unready", "unready"], &[], &[], false),
+    ("21 Cluster: some ready", CLUSTER, &["unready", ""], &[2], &[], false),
+    ("22 Cluster: all serving and terminating", CLUSTER, &[SERVING, SERVING], &[1, 2], &[], false),
+    (
+        "22b they ignore hints",
+        CLUSTER,
+        &["unready terminating zones=b", "unready terminating zones=a"],
+        &[1, 2],
+        &[],
+        false,
+    ),
+    ("23 iTP Local, eTP Cluster", ITP_ONLY, &["", "local"], &[1, 2], &[2], false),
+    ("24 iTP Cluster, eTP Local", ETP, &["", "local"], &[1, 2], &[2], false),
+    ("25 both Local", BOTH, &["", "local"], &[1, 2], &[2], false),
+    ("26 both Local: all remote", BOTH, &["", ""], &[1, 2], &[], true),
+    ("27 both Local: all remote and terminating", BOTH, &[SERVING, SERVING], &[1, 2], &[], true),
+    (
+        "28 remote ready, local ones not",
+        ETP,
+        &["", "unready unserving local", SERVING_HERE, SERVING],
+        &[1],
+        &[3],
+        false,
+    ),
+    ("30 iTP Local, not external: no cluster list", ITP, &["", "local"], &[], &[2], false),
+    ("31 no endpoints", BOTH, &[], &[], &[], false),
+    ("32 one that nothing is true of", BOTH, &["unready unserving"], &[], &[], false),
+    (
+        "32b serving but neither ready nor terminating is never used",
+        BOTH,
+        &["unready local"],
+        &[],
+        &[],
+        false,
+    ),
+    ("local ready before local terminating", BOTH, &[SERVING_HERE, "local"], &[2], &[2], false),
+    (
+        "terminating but not serving is never used",
+        BOTH,
+        &["unready unserving terminating local"],
+        &[],
+        &[],
+        false,
+    ),
+];
+
 #[test]
 fn local_policies_and_terminating_endpoints() {
-    const ITP: (&str, Option<&str>) = ("Local", None);
-    const ETP: (&str, Option<&str>) = ("Cluster", Some("Local"));
-    const BOTH: (&str, Option<&str>) = ("Local", Some("Local"));
-    const ITP_ONLY: (&str, Option<&str>) = ("Local", Some("Cluster"));
-    const SERVING: &str = "unready terminating";
-    const SERVING_HERE: &str = "unready terminating local";
-    type Row = (
-        &'static str,
-        (&'static str, Option<&'static str>),
-        &'static [&'static str],
-        &'static [usize],
-        &'static [usize],
-        bool,
-    );
-    let scenarios: [Row; 20] = [
-        ("16 iTP Local: none", ITP, &[], &[], &[], false),
-        ("17 iTP Local: all remote", ITP, &["", ""], &[], &[], true),
-        ("18 iTP Local: all local", ITP, &["local", "local"], &[], &[1, 2], false),
-        ("19 iTP Local: mixed", ITP, &["local", ""], &[], &[1], false),
-        ("20 Cluster: none ready", CLUSTER, &["unready", "unready"], &[], &[], false),
-        ("21 Cluster: some ready", CLUSTER, &["unready", ""], &[2], &[], false),
-        (
-            "22 Cluster: all serving and terminating",
-            CLUSTER,
-            &[SERVING, SERVING],
-            &[1, 2],
-            &[],
-            false,
-        ),
-        (
-            "22b they ignore hints",
-            CLUSTER,
-            &["unready terminating zones=b", "unready terminating zones=a"],
-            &[1, 2],
-            &[],
-            false,
-        ),
-        ("23 iTP Local, eTP Cluster", ITP_ONLY, &["", "local"], &[1, 2], &[2], false),
-        ("24 iTP Cluster, eTP Local", ETP, &["", "local"], &[1, 2], &[2], false),
-        ("25 both Local", BOTH, &["", "local"], &[1, 2], &[2], false),
-        ("26 both Local: all remote", BOTH, &["", ""], &[1, 2], &[], true),
-        (
-            "27 both Local: all remote and terminating",
-            BOTH,
-            &[SERVING, SERVING],
-            &[1, 2],
-            &[],
-            true,
-        ),
-        (
-            "28 remote ready, local ones not",
-            ETP,
-            &["", "unready unserving local", SERVING_HERE, SERVING],
-            &[1],
-            &[3],
-            false,
-        ),
-        ("30 iTP Local, not external: no cluster list", ITP, &["", "local"], &[], &[2], false),
-        ("31 no endpoints", BOTH, &[], &[], &[], false),
-        ("32 one that nothing is true of", BOTH, &["unready unserving"], &[], &[], false),
-        (
-            "32b serving but neither ready nor terminating is never used",
-            BOTH,
-            &["unready local"],
-            &[],
-            &[],
-            false,
-        ),
-        ("local ready before local terminating", BOTH, &[SERVING_HERE, "local"], &[2], &[2], false),
-        (
-            "terminating but not serving is never used",
-            BOTH,
-            &["unready unserving terminating local"],
-            &[],
-            &[],
-            false,
-        ),
-    ];
-    for (name, policies, endpoints, cluster, local, drops) in scenarios {
+    for (name, policies, endpoints, cluster, local, drops) in POLICIES {
         run(&Scenario { name, zone: "a", policies, endpoints, cluster, local, drops });
     }
 }

@@ -59,7 +59,8 @@ fn bad_ports_do_not_block_good_ones() {
         {"name": "zero", "port": 0}, {"name": "big", "port": 65536}, {"name": "neg", "port": -80},
         {"name": "icmp", "protocol": "ICMP", "port": 1}, {"name": "good", "port": 80},
         {"name": "good", "port": 81}, {"name": "twin", "port": 80},
-        {"name": "udp", "protocol": "UDP", "port": 80}, {"name": "sctp", "protocol": "SCTP", "port": 80},
+        {"name": "udp", "protocol": "UDP", "port": 80},
+        {"name": "sctp", "protocol": "SCTP", "port": 80},
         {"name": "np", "port": 90, "nodePort": 70000}, {"name": "x".repeat(64), "port": 91},
     ]);
     model.apply(service("svc", json!({"ports": ports})));
@@ -80,7 +81,9 @@ fn bad_ips_are_read_leniently_or_skipped() {
     let spec = json!({
         "type": "LoadBalancer",
         "clusterIP": "010.096.000.001", "clusterIPs": ["010.096.000.001"],
-        "externalIPs": ["203.000.113.001", " ", "", "nonsense", "127.0.0.1", "224.0.0.1", "203.0.113.2"],
+        "externalIPs": [
+            "203.000.113.001", " ", "", "nonsense", "127.0.0.1", "224.0.0.1", "203.0.113.2",
+        ],
         "loadBalancerSourceRanges": [" 010.0.0.0/8 ", "garbage", "1.2.3.4", "fd00::/8"],
     });
     let status = json!({"loadBalancer": {"ingress": [
@@ -121,7 +124,8 @@ fn a_range_of_length_zero_lets_everybody_in() {
     ] {
         let mut model = model();
         let spec = json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ranges,
-                          "externalIPs": ["203.0.113.1"], "ports": [{"port": 80, "nodePort": 30080}]});
+                          "externalIPs": ["203.0.113.1"],
+                          "ports": [{"port": 80, "nodePort": 30080}]});
         model.apply(service_with("svc", spec, status.clone(), json!({})));
         for frontend in only_v4(&model).frontends {
             let flag = has(&frontend, flags::SOURCE_RANGES);

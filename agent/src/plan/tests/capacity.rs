@@ -28,11 +28,13 @@ fn a_service_that_does_not_fit_is_refused_whole_and_told_why() {
         ),
         (
             Map::Slots,
-            "it needs 2 more rows in one piece of map slots, which has 1 of 3 free; raise --max-slots",
+            "it needs 2 more rows in one piece of map slots, which has 1 of 3 free; raise \
+             --max-slots",
         ),
         (
             Map::FrontendsV4,
-            "it needs 1 more rows of map frontends_v4, which has 0 of 1 free; raise --max-frontends",
+            "it needs 1 more rows of map frontends_v4, which has 0 of 1 free; raise \
+             --max-frontends",
         ),
     ];
     for (map, text) in cases {

@@ -90,3 +90,25 @@ fn a_service_that_loses_its_last_frontend_frees_its_block() {
     bench.wait();
     bench.plan(&simple("c", 8, &[5, 6]));
 }
+
+#[test]
+fn an_owner_whose_claim_grows_weaker_gives_way_to_a_cluster_ip() {
+    let mut bench = Bench::new(ROOMY);
+    bench.plan(&simple("a", 9, &[1]));
+    bench.plan(&simple("b", 9, &[2]));
+    let planned = bench.plan(&wants("a", 9, Kind::NodePort, 1, 1));
+    assert_eq!(planned.retry, [name("b")]);
+    assert!(bench.plan(&simple("b", 9, &[2])).conflicts.is_empty());
+    assert_eq!(bench.maps.answers()[&(ip(9), 80, 6)].service, "ns/b:");
+}
+
+#[test]
+fn two_ports_of_one_service_that_want_the_same_are_told() {
+    let mut bench = Bench::new(ROOMY);
+    let mut desired = simple("a", 1, &[1]);
+    desired.ports.push(DesiredPort { name: "twin".into(), ..desired.ports[0].clone() });
+    let planned = bench.plan(&desired);
+    assert_eq!(planned.conflicts[0].owner, name("a"));
+    assert_eq!(bench.maps.answers()[&(ip(1), 80, 6)].service, "ns/a:");
+    assert!(bench.plan(&desired).ops.is_empty());
+}

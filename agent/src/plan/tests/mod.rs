@@ -7,6 +7,7 @@ mod order;
 mod properties;
 mod recovery;
 mod scale;
+mod world;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;

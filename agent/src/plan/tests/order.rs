@@ -70,14 +70,13 @@ fn lists_that_are_the_same_share_a_block_and_others_do_not() {
 fn a_backend_that_moves_between_the_lists_is_always_in_one() {
     let mut bench = Bench::new(ROOMY);
     let mut desired = simple("a", 1, &[1]);
-    let both = |internal| {
-        vec![frontend(1, Kind::ClusterIp, internal), frontend(2, Kind::ExternalIp, List::Cluster)]
-    };
-    desired.ports[0].v4.frontends = both(List::Local);
+    desired.ports[0].v4.frontends = vec![
+        frontend(1, Kind::ClusterIp, List::Local),
+        frontend(2, Kind::ExternalIp, List::Cluster),
+    ];
     desired.ports[0].v4.local = places(&[2]);
     desired.ports[0].v4.serving = places(&[1, 2]);
     bench.plan(&desired);
-    std::mem::swap(&mut desired.ports[0].v4.cluster, &mut Vec::new());
     desired.ports[0].v4.cluster = places(&[2]);
     desired.ports[0].v4.local = places(&[1]);
     let planned = bench.plan(&desired);

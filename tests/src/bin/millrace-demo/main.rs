@@ -17,7 +17,6 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use millrace_tests::agent;
-use millrace_tests::lab::Lab;
 
 use report::Report;
 use shop::Shop;
@@ -44,7 +43,6 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<bool> {
     agent::program()?;
     servers::require_programs()?;
-    Lab::clean_stale()?;
     let start = Instant::now();
     let mut report = Report::new();
     let mut shop = Shop::open(arguments.keep).context("set up the shop")?;

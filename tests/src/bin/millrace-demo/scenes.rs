@@ -26,6 +26,9 @@ const TIMED: usize = 300;
 /// constant number of microseconds on top.
 const LATENCY_SLACK_MICROS: f64 = 50.0;
 
+/// One request by curl.
+const ONCE: &[&str] = &["-s", "--max-time", "3"];
+
 /// A scene.
 pub type Scene = fn(&mut Shop, &mut Report) -> Result<()>;
 
@@ -52,7 +55,7 @@ fn url(ip: std::net::IpAddr, port: u16) -> String {
 /// `REQUESTS` requests on connections of their own, counted by the first word of the answer.
 fn curl(place: &Place, url: &str) -> Result<Tally> {
     let many = format!("{url}?[1-{REQUESTS}]");
-    let arguments = ["-s", "--max-time", "5", "-H", "Connection: close", &many];
+    let arguments = ["-s", "--fail-early", "--max-time", "3", "-H", "Connection: close", &many];
     // curl's exit code is the last transfer's; the count of answers tells about all of them.
     let output = place.command("curl").args(arguments).output().context("start curl")?;
     let mut tally = Tally::new();
@@ -102,7 +105,8 @@ fn web(shop: &mut Shop, report: &mut Report) -> Result<()> {
     let rows = web_rows(shop, &["client-1", "client-2", "client-3", "n1"])?;
     show(report, &rows, &["web-0", "web-1", "web-2"]);
     let client = shop.pod("client-1");
-    let seen = ask(client, "curl", &["-s", &url(address::service(Family::V4, WEB), 80)])?;
+    let seen =
+        ask(client, "curl", &[ONCE, &[&url(address::service(Family::V4, WEB), 80)]].concat())?;
     let own = client.address(Family::V4).to_string();
     report.check(
         seen.trim().ends_with(&own),
@@ -151,7 +155,7 @@ fn dns(shop: &mut Shop, report: &mut Report) -> Result<()> {
         let answer = ask(client, "dig", &[&server, &name, kind, "+short"])?;
         let right = answer.trim() == address::service(family, WEB).to_string();
         report.check(right, &format!("{kind} {name} is {}", answer.trim()));
-        let page = ask(client, "curl", &["-s", &url(answer.trim().parse()?, 80)])?;
+        let page = ask(client, "curl", &[ONCE, &[&url(answer.trim().parse()?, 80)]].concat())?;
         report.check(page.starts_with("web-"), &format!("and curl of it says: {}", page.trim()));
     }
     Ok(())
@@ -199,7 +203,7 @@ fn search(shop: &mut Shop, report: &mut Report) -> Result<()> {
     report.table(&["client", "Service", "socket", "result", "after"], rows);
     report.check(immediate, "TCP and UDP are refused at once, not left to time out");
     let at = url(address::service(Family::V4, SEARCH), 80);
-    let curl = shop.pod("client-1").command("curl").args(["-s", &at]).output()?;
+    let curl = shop.pod("client-1").command("curl").args(ONCE).arg(&at).output()?;
     report.check(curl.status.code() == Some(7), "curl says so too: exit code 7, could not connect");
     Ok(())
 }
@@ -216,7 +220,7 @@ fn node_port(shop: &mut Shop, report: &mut Report) -> Result<()> {
     }
     show(report, &rows, &["web-0", "web-1", "web-2"]);
     let own = url(Family::V4.loopback(), NODE_PORT);
-    let curl = shop.pod("client-1").command("curl").args(["-s", &own]).output()?;
+    let curl = shop.pod("client-1").command("curl").args(ONCE).arg(&own).output()?;
     report.check(curl.status.code() == Some(7), "a pod's own 127.0.0.1 stays its own");
     Ok(())
 }

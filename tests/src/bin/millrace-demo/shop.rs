@@ -56,9 +56,9 @@ impl Shop {
         for (node, pods) in PODS {
             builder = builder.pods(node, pods);
         }
-        if keep {
-            builder = builder.id(NAME);
-        }
+        let id = if keep { NAME.to_owned() } else { Lab::next_id() };
+        residue::teardown_on_signal(&id);
+        let builder = builder.id(&id);
         let lab = builder.build()?;
         let mut shop = Shop { servers: BTreeMap::new(), agents: BTreeMap::new(), lab };
         let pods: Vec<Pod> =

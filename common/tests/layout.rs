@@ -1,0 +1,119 @@
+//! The rows as bytes: sizes, offsets and byte order. A change here is a change of the ABI:
+//! raise `ABI_VERSION` with it.
+
+use std::mem::{align_of, offset_of, size_of};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use millrace_common::ABI_VERSION;
+use millrace_common::address::{Be16, V4, V6};
+use millrace_common::affinity::{AffinityEntry, AffinityKey};
+use millrace_common::backend::{Backend, state};
+use millrace_common::counters::COUNT;
+use millrace_common::frontend::{Frontend, FrontendKey, Kind, SlotRange, flags};
+use millrace_common::peer::{Peer, UdpPeers, kind};
+use millrace_common::row::Row;
+use millrace_common::service::ServiceRow;
+
+/// Assert size and alignment of a row, and the offsets of its fields.
+macro_rules! layout {
+    ($row:ty, size $size:literal, align $align:literal, $($field:ident at $offset:literal),+) => {
+        assert_eq!(size_of::<$row>(), $size, "size of {}", stringify!($row));
+        assert_eq!(align_of::<$row>(), $align, "alignment of {}", stringify!($row));
+        $(assert_eq!(
+            offset_of!($row, $field),
+            $offset,
+            "{}.{}",
+            stringify!($row),
+            stringify!($field)
+        );)+
+    };
+}
+
+#[test]
+fn this_is_the_layout_of_abi_1() {
+    assert_eq!(ABI_VERSION, 1);
+    assert_eq!((size_of::<Be16>(), size_of::<V4>(), size_of::<V6>()), (2, 4, 16));
+    assert_eq!(COUNT, 9);
+}
+
+#[test]
+fn frontends() {
+    layout!(FrontendKey<V4>, size 8, align 4, address at 0, port at 4, protocol at 6, pad at 7);
+    layout!(FrontendKey<V6>, size 20, align 4, address at 0, port at 16, protocol at 18, pad at 19);
+    layout!(SlotRange, size 8, align 4, first at 0, count at 4);
+    layout!(
+        Frontend, size 32, align 4,
+        service at 0, flags at 4, near at 8, far at 16, affinity_secs at 24, pad at 28
+    );
+}
+
+#[test]
+fn backends() {
+    layout!(
+        Backend<V4>, size 16, align 4,
+        address at 0, port at 4, state at 6, pad at 7, generation at 8, service at 12
+    );
+    layout!(
+        Backend<V6>, size 28, align 4,
+        address at 0, port at 16, state at 18, pad at 19, generation at 20, service at 24
+    );
+}
+
+#[test]
+fn services() {
+    layout!(
+        ServiceRow, size 196, align 1,
+        lengths at 0, protocol at 3, port_name at 4, namespace at 67, name at 130, pad at 193
+    );
+}
+
+#[test]
+fn affinity() {
+    layout!(AffinityKey, size 16, align 8, client at 0, service at 8, family at 12);
+    layout!(AffinityEntry, size 16, align 8, backend at 0, generation at 4, last_used_ns at 8);
+}
+
+#[test]
+fn peers() {
+    layout!(
+        Peer, size 48, align 4,
+        dialled at 0, backend at 16, dialled_port at 32, backend_port at 34, id at 36,
+        generation at 40, kind at 44
+    );
+    layout!(UdpPeers, size 824, align 4, connected at 0, recent at 48, next at 816, last at 820);
+    assert_eq!([kind::NONE, kind::V4, kind::V6, kind::BLACKHOLE], [0, 4, 6, 255]);
+}
+
+#[test]
+fn numbers_in_rows() {
+    assert_eq!([state::GONE, state::CLUSTER, state::LOCAL, state::SERVING], [0, 1, 2, 4]);
+    let bits = [
+        flags::AFFINITY,
+        flags::NODE_ONLY,
+        flags::NEAR_DROP,
+        flags::FAR_DROP,
+        flags::NEAR_LOCAL,
+        flags::FAR_LOCAL,
+        flags::SOURCE_RANGES,
+    ];
+    assert_eq!(bits, [1, 2, 4, 8, 16, 32, 64]);
+    let kinds = [Kind::ClusterIp, Kind::ExternalIp, Kind::LoadBalancer, Kind::NodePort];
+    assert_eq!(kinds.map(Kind::bits), [1 << 24, 2 << 24, 3 << 24, 4 << 24]);
+    for kind in kinds {
+        let row = Frontend { flags: kind.bits() | bits.iter().sum::<u32>(), ..Frontend::default() };
+        assert_eq!(row.kind(), Some(kind));
+    }
+}
+
+#[test]
+fn addresses_and_ports_stand_in_network_order() {
+    let address: V4 = Ipv4Addr::new(10, 96, 0, 1).into();
+    let key = FrontendKey::new(address, Be16::new(443), 6);
+    assert_eq!(key.as_bytes(), [10, 96, 0, 1, 0x01, 0xbb, 6, 0]);
+    let address: V6 = Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 0xa).into();
+    let key = FrontendKey::new(address, Be16::new(53), 17);
+    let expected = [0xfd, 0, 0, 0x96, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xa, 0, 53, 17, 0];
+    assert_eq!(key.as_bytes(), expected);
+    assert_eq!(FrontendKey::<V6>::from_bytes(&expected), Some(key));
+    assert_eq!(FrontendKey::<V6>::from_bytes(&expected[1..]), None);
+}
