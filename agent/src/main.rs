@@ -127,7 +127,10 @@ fn serve(args: RunArgs) -> Result<()> {
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    runtime.block_on(run::run(config))
+    let result = runtime.block_on(run::run(config));
+    // Whoever stops us should not wait for a source in the middle of a read.
+    runtime.shutdown_background();
+    result
 }
 
 impl RunArgs {

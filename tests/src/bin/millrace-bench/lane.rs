@@ -1,0 +1,139 @@
+//! A lane: a client process in a pod that dials blocks of connections when told to.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use millrace_tests::lab::Place;
+use serde::{Deserialize, Serialize};
+
+/// What a lane dials.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum Target {
+    /// Always the same address.
+    One(SocketAddr),
+    /// A service at random.
+    Any {
+        /// How many there are.
+        services: u32,
+    },
+}
+
+/// What one block of connections cost.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Block {
+    /// Median time of a connect(), microseconds.
+    pub connect_us: f64,
+    /// CPU time of client and server per connection, microseconds.
+    pub cpu_us: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Order {
+    target: Target,
+    count: u32,
+    server: u32,
+}
+
+/// A client process.
+pub struct Lane {
+    /// Shown to people.
+    pub name: &'static str,
+    target: Target,
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Lane {
+    /// Start a client in `place` that dials `target`.
+    pub fn start(name: &'static str, place: &Place, target: Target) -> Result<Self> {
+        let mut command = place.command(std::env::current_exe()?);
+        command.arg("lane").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("start lane {name}"))?;
+        let orders = child.stdin.take().context("a piped stdin")?;
+        let answers = BufReader::new(child.stdout.take().context("a piped stdout")?);
+        Ok(Self { name, target, child, orders, answers })
+    }
+
+    /// Dial `count` connections, one after the other; `server` is the process at the other end.
+    pub fn block(&mut self, count: u32, server: u32) -> Result<Block> {
+        let order = Order { target: self.target, count, server };
+        writeln!(self.orders, "{}", serde_json::to_string(&order)?)?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        ensure!(!line.is_empty(), "lane {} ended: its last connect failed", self.name);
+        let answer: Result<Block, String> = serde_json::from_str(&line)?;
+        answer.map_err(|error| anyhow::anyhow!("lane {}: {error}", self.name))
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The client process: one order a line, one answer a line.
+pub fn serve_commands() -> Result<()> {
+    let mut random = u64::from(std::process::id()) | 1;
+    for line in std::io::stdin().lines() {
+        let order: Order = serde_json::from_str(&line?)?;
+        let answer = run(&order, &mut random).map_err(|error| format!("{error:#}"));
+        println!("{}", serde_json::to_string(&answer)?);
+    }
+    Ok(())
+}
+
+fn run(order: &Order, random: &mut u64) -> Result<Block> {
+    let before = cpu_us(order.server)?;
+    let mut times = Vec::with_capacity(order.count as usize);
+    for _ in 0..order.count {
+        times.push(connect(next(order.target, random))?);
+    }
+    let cpu = cpu_us(order.server)? - before;
+    times.sort_by(f64::total_cmp);
+    Ok(Block { connect_us: times[times.len() / 2], cpu_us: cpu / f64::from(order.count) })
+}
+
+fn next(target: Target, random: &mut u64) -> SocketAddr {
+    match target {
+        Target::One(address) => address,
+        Target::Any { services } => {
+            // xorshift64: seeded by the process id, good enough to defeat caches.
+            *random ^= *random << 13;
+            *random ^= *random >> 7;
+            *random ^= *random << 17;
+            crate::service((*random % u64::from(services)) as u32)
+        }
+    }
+}
+
+/// Time of one connect() in microseconds; waits for the server to close.
+fn connect(address: SocketAddr) -> Result<f64> {
+    let begun = Instant::now();
+    let mut stream = TcpStream::connect(address).with_context(|| format!("connect {address}"))?;
+    let elapsed = begun.elapsed();
+    stream.read_to_end(&mut Vec::new()).context("wait for the server to close")?;
+    Ok(elapsed.as_secs_f64() * 1e6)
+}
+
+/// CPU time of this thread and of the server so far, in microseconds.
+fn cpu_us(server: u32) -> Result<f64> {
+    let mut clock = 0;
+    // SAFETY: a valid place for the result.
+    let error = unsafe { libc::clock_getcpuclockid(server.cast_signed(), &raw mut clock) };
+    ensure!(error == 0, "the server's CPU clock: errno {error}");
+    Ok(read_clock(libc::CLOCK_THREAD_CPUTIME_ID)? + read_clock(clock)?)
+}
+
+fn read_clock(clock: libc::clockid_t) -> Result<f64> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a valid place for the result.
+    let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    ensure!(result == 0, "read a CPU clock: {}", std::io::Error::last_os_error());
+    Ok(time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3)
+}
