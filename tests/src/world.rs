@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Source};
 use crate::lab::{Builder, Family, Lab, Place, address};
 use crate::manifest::{self, Endpoint, Object, Slice};
 use crate::probe::{self, Outcome, Server};
@@ -20,6 +20,11 @@ const DIALS_PER_BACKEND: usize = 16;
 pub const REFUSAL_LIMIT: Duration = Duration::from_millis(100);
 /// How long a client waits for something that should not come, in milliseconds.
 const SILENCE_MS: &str = "300";
+
+/// Map sizes for a handful of services: the kernel clears every row when a map is made, which at
+/// the default sizes takes most of a test's time.
+const SMALL_MAPS: &[&str] =
+    &["--max-services=2000", "--max-backends=2000", "--max-slots=4000", "--max-frontends=2000"];
 
 /// A kind of client, by the probe's subcommand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,16 +79,20 @@ impl World {
         Self::with_zones(builder, &[])
     }
 
-    /// The same with zones, as (node, zone).
+    /// The same with zones, as (node, zone). The agents' maps are small.
     pub fn with_zones(builder: Builder, zones: &[(&str, &str)]) -> Result<World> {
         let mut world = Self::without_agents(builder, zones)?;
-        let names: Vec<String> = world.lab.nodes().iter().map(|n| n.name().to_owned()).collect();
-        for name in &names {
-            let agent = Agent::start(world.lab.node(name))?;
-            world.agents.insert(name.clone(), agent);
-        }
-        world.agents.values_mut().try_for_each(Agent::wait_ready)?;
+        world.start_agents(SMALL_MAPS)?;
         Ok(world)
+    }
+
+    /// Starts an agent with these further arguments on every node, and waits for all.
+    pub fn start_agents(&mut self, arguments: &[&str]) -> Result<()> {
+        for node in self.lab.nodes() {
+            let agent = Agent::start_with(node, &Source::Manifests, arguments)?;
+            self.agents.insert(node.name().to_owned(), agent);
+        }
+        self.agents.values_mut().try_for_each(Agent::wait_ready)
     }
 
     /// A lab with servers and Node objects, whose agents the test starts itself.
@@ -130,11 +139,6 @@ impl World {
     pub fn agent(&mut self, node: &str) -> &mut Agent {
         let found = self.agents.get_mut(node);
         found.unwrap_or_else(|| panic!("no agent on {node}"))
-    }
-
-    /// Puts an agent under the world's care.
-    pub fn add_agent(&mut self, node: &str, agent: Agent) {
-        self.agents.insert(node.to_owned(), agent);
     }
 
     /// Writes an object for every node.

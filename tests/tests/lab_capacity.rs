@@ -1,7 +1,6 @@
 //! Full maps: what does not fit is refused whole, named, and hurts nobody else.
 
 use anyhow::{Context as _, Result, ensure};
-use millrace_tests::agent::{Agent, Source};
 use millrace_tests::lab::{Families, Family, Lab};
 use millrace_tests::manifest::Endpoint;
 use millrace_tests::wait::{self, CHANGE_TIMEOUT};
@@ -14,10 +13,7 @@ const FRONTENDS_THAT_FIT: &str = "6";
 fn what_does_not_fit_is_refused_whole_and_named() -> Result<()> {
     let builder = Lab::builder().pods("n1", &["client", "a"]).families(Families::V4);
     let mut world = World::without_agents(builder, &[])?;
-    let more = ["--max-frontends", FRONTENDS_THAT_FIT];
-    let mut agent = Agent::start_with(world.lab.node("n1"), &Source::Manifests, &more)?;
-    agent.wait_ready()?;
-    world.add_agent("n1", agent);
+    world.start_agents(&["--max-frontends", FRONTENDS_THAT_FIT])?;
     let client = world.lab.pod("n1", "client").clone();
     let at = |index| cluster_ip(Family::V4, index);
     let first = world.service("first", 1, &["n1/a"], |service| service)?;
@@ -57,10 +53,7 @@ fn a_service_with_too_many_endpoints_is_refused_alone() -> Result<()> {
     let builder = Lab::builder().pods("n1", &["client", "a", "b"]).families(Families::V4);
     let mut world = World::without_agents(builder, &[])?;
     // Room for both services with two endpoints on two ports each, and a little; not for 50.
-    let more = ["--max-backends", "12"];
-    let mut agent = Agent::start_with(world.lab.node("n1"), &Source::Manifests, &more)?;
-    agent.wait_ready()?;
-    world.add_agent("n1", agent);
+    world.start_agents(&["--max-backends", "12"])?;
     let client = world.lab.pod("n1", "client").clone();
     world.service("small", 1, &["n1/a"], |service| service)?;
     reach(&client, cluster_ip(Family::V4, 1), &["a"])?;

@@ -30,7 +30,8 @@ fn many(index: u16) -> [serde_json::Value; 2] {
 #[test]
 fn feeding_ten_thousand_services_and_a_hundred_thousand_endpoints_works() -> Result<()> {
     let builder = Lab::builder().pods("n1", &["client", "a"]).families(Families::V4);
-    let world = World::new(builder)?;
+    let mut world = World::without_agents(builder, &[])?;
+    world.start_agents(&[])?;
     let directory = world.lab.node("n1").manifests();
     let start = Instant::now();
     for first in (0..SERVICES).step_by(usize::from(SERVICES_PER_FILE)) {

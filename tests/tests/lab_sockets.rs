@@ -158,9 +158,7 @@ fn connections_older_than_the_agent_go_on() -> Result<()> {
     let (mut tcp, _) = Held::open(&client, "tcp", direct)?;
     let (mut udp, _) = Held::open(&client, "udp", direct)?;
     world.service("web", 1, &["n1/a"], |service| service)?;
-    let mut agent = millrace_tests::agent::Agent::start(world.lab.node("n1"))?;
-    agent.wait_ready()?;
-    world.add_agent("n1", agent);
+    world.start_agents(&[])?;
     reach(&client, cluster_ip(Family::V4, 1), &["a"])?;
     for held in [&mut tcp, &mut udp] {
         let outcome = held.send()?;

@@ -89,7 +89,8 @@ fn up(name: &str, mut builder: millrace_tests::lab::Builder, nodes: usize) -> Re
     let zones: Vec<(String, String)> =
         (1..=nodes).map(|node| (format!("n{node}"), format!("zone-{node}"))).collect();
     let zones: Vec<(&str, &str)> = zones.iter().map(|(n, z)| (n.as_str(), z.as_str())).collect();
-    let world = World::with_zones(builder.id(name), &zones)?;
+    let mut world = World::without_agents(builder.id(name), &zones)?;
+    world.start_agents(&[])?;
     let pods: Vec<String> =
         world.lab.options().pods.iter().map(|(n, p)| [n, "/", p].concat()).collect();
     let pods: Vec<&str> = pods.iter().map(String::as_str).collect();
