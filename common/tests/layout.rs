@@ -10,7 +10,7 @@ use millrace_common::affinity::{AffinityEntry, AffinityKey};
 use millrace_common::backend::{Backend, state};
 use millrace_common::counters::COUNT;
 use millrace_common::frontend::{Frontend, FrontendKey, Kind, SlotRange, flags};
-use millrace_common::peer::{Peer, UdpPeers, kind};
+use millrace_common::peer::{Peer, UdpPeers};
 use millrace_common::row::Row;
 use millrace_common::service::ServiceRow;
 
@@ -78,10 +78,9 @@ fn peers() {
     layout!(
         Peer, size 48, align 4,
         dialled at 0, backend at 16, dialled_port at 32, backend_port at 34, id at 36,
-        generation at 40, kind at 44
+        generation at 40, last_used_secs at 44
     );
-    layout!(UdpPeers, size 824, align 4, connected at 0, recent at 48, next at 816, last at 820);
-    assert_eq!([kind::NONE, kind::V4, kind::V6, kind::BLACKHOLE], [0, 4, 6, 255]);
+    layout!(UdpPeers, size 776, align 4, recent at 0, next at 768, last at 772);
 }
 
 #[test]

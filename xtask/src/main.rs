@@ -1,12 +1,13 @@
 //! All automation of this repository: `cargo xtask <command>`.
 //!
 //! One file per command, in the order a newcomer meets them: [`setup`] installs what is missing,
-//! [`build`] makes the BPF object and the binaries, [`demo`] and [`lab`] run them, [`test`] checks
+//! [`build`] makes the BPF object and the binaries, [`demo`], [`lab`] and [`bench`] run them, [`test`] checks
 //! everything, [`tidy`] is the part of it that reads the source text. Underneath:
 //! [`toolchain`] decides how Rust becomes BPF, [`apt`] and [`packages`] deal with Debian,
 //! [`command`] runs other programs, [`libtest`] reads what test binaries print.
 
 mod apt;
+mod bench;
 mod build;
 mod command;
 mod demo;
@@ -30,6 +31,8 @@ Usage: cargo xtask <command>
   build [--features F]      build the BPF object, then every binary
   demo [ARG...]             setup, build, then show a small cluster at work (--keep: leave it up)
   lab up|down|exec ARG...   setup, build, then run the namespace lab for a person
+  bench [--services N] [--rounds N] [--json FILE]
+                            what a connection through a Service costs beside one without
   test [--stage NAME]... [-- TEST-ARG...]
                             every check there is; ends with `N passed, N failed, N skipped`
                             stages: setup fmt tidy build clippy unit lab deny
@@ -64,6 +67,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode> {
         "build" => build::run(rest).map(|()| ExitCode::SUCCESS),
         "demo" => demo::run(rest),
         "lab" => lab::run(rest),
+        "bench" => bench::run(rest),
         "test" => test::run(rest),
         "tidy" if rest.is_empty() => tidy::run().map(|()| ExitCode::SUCCESS),
         "help" | "--help" | "-h" => {

@@ -18,7 +18,8 @@ use anyhow::{Context, Result, bail, ensure};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use millrace_tests::agent::Agent;
-use millrace_tests::lab::{Families, Family, Lab, Place, require_root};
+use millrace_tests::lab::system::require_root;
+use millrace_tests::lab::{Families, Family, Lab, Place};
 use millrace_tests::manifest::{self, Endpoint, Object as _, Service, Slice};
 use millrace_tests::wait;
 use serde::Serialize;
@@ -100,7 +101,7 @@ fn bench(options: &Options) -> Result<()> {
     let lab = Lab::builder().pods("n1", &["client", "server"]).families(Families::V4).build()?;
     let node = lab.node("n1");
     let backend = lab.pod("n1", "server").address(Family::V4);
-    let _server = Server::start(lab.pod("n1", "server"), backend, &SERVER_PORTS)?;
+    let server = Server::start(lab.pod("n1", "server"), backend, &SERVER_PORTS)?;
     feed(&lab, options.services, backend)?;
     let mut agent = Agent::start(node)?;
     agent.wait_ready()?;
@@ -117,11 +118,11 @@ fn bench(options: &Options) -> Result<()> {
         Lane::start("ClusterIP, a random one", client, random)?,
     ];
     wait::until("the services are served", FEED_TIMEOUT, || {
-        lanes[4].block(20, _server.pid()).map(drop)
+        lanes[4].block(20, server.pid()).map(drop)
     })?;
     println!("{} services, {} rounds of {BLOCK} connections", options.services, options.rounds);
-    let rows = measure(&mut lanes, options.rounds, _server.pid())?;
-    let programs = programs::measure(&agent, &mut lanes, _server.pid())?;
+    let rows = measure(&mut lanes, options.rounds, server.pid())?;
+    let programs = programs::measure(&agent, &mut lanes, server.pid())?;
     let outcome = Outcome {
         kernel: read("/proc/sys/kernel/osrelease")?,
         load_average: read("/proc/loadavg")?,
@@ -159,7 +160,7 @@ fn feed(lab: &Lab, services: u32, backend: IpAddr) -> Result<()> {
         std::iter::once(object.port("main", "TCP", SERVICE_PORT).value()).chain(slices)
     });
     let text = manifest::list(items.collect::<Vec<_>>()).to_string();
-    manifest::write_as(&lab.node("n1").manifests(), "bench.json", &text)
+    manifest::write_as(&lab.node("n1").manifests(), "bench.json", &text).map(drop)
 }
 
 /// Blocks of all lanes in turn; the first lane is what the others are paired with.
@@ -207,8 +208,13 @@ fn print(outcome: &Outcome) {
         table.add_row([cost.program.clone(), cost.lane.to_owned(), cost.ns.text(0)]);
     }
     println!("{table}");
-    println!("\nns per run include what measuring costs (some 50 ns: the row of a direct lane shows");
-    println!("what a hook costs at least). Kernel {}, load {}.", outcome.kernel, outcome.load_average);
+    println!(
+        "\nns per run include what measuring costs (some 50 ns: the row of a direct lane shows"
+    );
+    println!(
+        "what a hook costs at least). Kernel {}, load {}.",
+        outcome.kernel, outcome.load_average
+    );
 }
 
 fn read(path: &str) -> Result<String> {
