@@ -3,8 +3,8 @@
 //! A [`source`] tells what Services and EndpointSlices there are; [`model`] keeps what we use of
 //! them; [`plan`] decides which rows the maps should have and lists the operations that get there;
 //! [`apply`] carries them out through [`bpf`], the only door to the kernel's maps and programs.
-//! [`net`] is the door to netlink. [`ctl`] holds the operator's commands, which read the pinned maps
-//! and so work when the agent is dead.
+//! [`net`] is the door to netlink. [`ctl`] holds the operator's commands, which read the pinned
+//! maps and so work when the agent is dead.
 
 pub mod apply;
 pub mod bpf;

@@ -58,13 +58,15 @@ struct ReadArgs {
 
 #[derive(Args)]
 struct RunArgs {
-    /// Read Services, EndpointSlices and Nodes from the YAML and JSON files in this directory, live.
+    /// Read Services, EndpointSlices and Nodes from the YAML and JSON files in this directory,
+    /// live.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "api_server"])]
     manifests: Option<PathBuf>,
     /// Read them from the Kubernetes API that this kubeconfig names.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// Address of the Kubernetes API, instead of the one in the kubeconfig or the pod's environment.
+    /// Address of the Kubernetes API, instead of the one in the kubeconfig or the pod's
+    /// environment.
     #[arg(long, value_name = "URL")]
     api_server: Option<String>,
     /// Name of this node's Node object; default: the host's name in lower case.

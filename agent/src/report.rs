@@ -1,5 +1,5 @@
-//! What the agent says about itself, left in the `report` map: all that `status` cannot read off the
-//! other maps.
+//! What the agent says about itself, left in the `report` map: all that `status` cannot read off
+//! the other maps.
 
 use serde::{Deserialize, Serialize};
 

@@ -97,7 +97,8 @@ pub async fn run(config: Config) -> Result<()> {
     Ok(())
 }
 
-/// A task that ends, ends the agent: its supervisor starts it anew, and the kernel goes on meanwhile.
+/// A task that ends, ends the agent: its supervisor starts it anew, and the kernel goes on
+/// meanwhile.
 fn bail_on(ended: Result<Result<()>, tokio::task::JoinError>, what: &str) -> Result<()> {
     match ended {
         Ok(Ok(())) => bail!("{what} ended"),

@@ -1,8 +1,8 @@
 //! What the agent and the BPF programs must agree on: the rows of every map (the ABI), and the
 //! decisions made on them.
 //!
-//! Compiled twice: natively, for the agent and for tests, and to BPF, for the kernel. What the tests
-//! exercise is what the kernel runs. No dependencies, no allocation, no I/O.
+//! Compiled twice: natively, for the agent and for tests, and to BPF, for the kernel. What the
+//! tests exercise is what the kernel runs. No dependencies, no allocation, no I/O.
 //!
 //! In the order of a packet's story: an [`address`] is looked up as a [`frontend`], which leads to
 //! a [`backend`] by the rules of [`select`]; [`affinity`] and [`peer`] are what is remembered,

@@ -1,10 +1,11 @@
 //! Hook entry points, in the order of a connection's life. Each reads its context and calls one
 //! function of the story in [`socket`].
 //!
-//! The story of a socket: it dials a frontend and is sent to a backend ([`socket::translate`]); what
-//! it dialled is recorded ([`socket::record`]); when the application asks where an answer came from or
-//! whom it is connected to, it is told what it dialled ([`socket::restore`]); and a packet that must
-//! not leave is stopped ([`socket::guard`]). The choice itself is `millrace_common::select`.
+//! The story of a socket: it dials a frontend and is sent to a backend ([`socket::translate`]);
+//! what it dialled is recorded ([`socket::record`]); when the application asks where an answer came
+//! from or whom it is connected to, it is told what it dialled ([`socket::restore`]); and a packet
+//! that must not leave is stopped ([`socket::guard`]). The choice itself is
+//! `millrace_common::select`.
 
 #![no_std]
 #![no_main]

@@ -43,8 +43,8 @@ pub static SERVICES: HashMap<u32, ServiceRow, 262_144, GROWS> = HashMap::new();
 #[btf_map(name = "affinity")]
 pub static AFFINITY: LruHashMap<AffinityKey, AffinityEntry, 65_536> = LruHashMap::new();
 
-/// Socket cookie to what the socket is connected to. Allocated up front, so that an insert is cheap;
-/// deleted when the socket is closed, never evicted.
+/// Socket cookie to what the socket is connected to. Allocated up front, so that an insert is
+/// cheap; deleted when the socket is closed, never evicted.
 #[btf_map(name = "peers")]
 pub static PEERS: HashMap<u64, Peer, 65_536> = HashMap::new();
 

@@ -1,8 +1,8 @@
 //! All automation of this repository: `cargo xtask <command>`.
 //!
 //! One file per command, in the order a newcomer meets them: [`setup`] installs what is missing,
-//! [`build`] makes the BPF object and the binaries, [`demo`], [`lab`] and [`bench`] run them, [`test`] checks
-//! everything, [`tidy`] is the part of it that reads the source text. Underneath:
+//! [`build`] makes the BPF object and the binaries, [`demo`], [`lab`] and [`bench`] run them,
+//! [`test`] checks everything, [`tidy`] is the part of it that reads the source text. Underneath:
 //! [`toolchain`] decides how Rust becomes BPF, [`apt`] and [`packages`] deal with Debian,
 //! [`command`] runs other programs, [`libtest`] reads what test binaries print.
 

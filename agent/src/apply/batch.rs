@@ -9,9 +9,9 @@ use millrace_common::backend::state;
 /// Operations gathered before they are carried out.
 const BATCH_OPS: usize = 16_384;
 
-/// Plans of services that only add or change rows, merged step by step: all services' backends, then
-/// all their slots, then all their frontends. Each service keeps its own order; the kernel sees
-/// long runs of one map.
+/// Plans of services that only add or change rows, merged step by step: all services' backends,
+/// then all their slots, then all their frontends. Each service keeps its own order; the kernel
+/// sees long runs of one map.
 #[derive(Default)]
 pub struct Batch {
     ops: Vec<Op>,

@@ -34,15 +34,15 @@ pub enum Missing {
         missing: String,
     },
     /// Old kernel.
-    #[error("Linux {release} is too old: Millrace needs {}.{} or newer", KERNEL_FLOOR.0, KERNEL_FLOOR.1)]
+    #[error("Linux {release} is too old: 5.10 or newer is needed")]
     Kernel {
         /// `uname -r`.
         release: String,
     },
     /// No cgroup2 mount.
     #[error(
-        "no cgroup2 file system is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup) or name \
-         it with --cgroup-root"
+        "no cgroup2 file system is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup) or \
+         name it with --cgroup-root"
     )]
     NoCgroup2,
     /// Not cgroup2.

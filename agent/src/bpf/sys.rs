@@ -16,8 +16,8 @@ fn attr() -> bpf_attr {
 
 /// `bpf(2)`.
 fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
-    // SAFETY: the attribute is valid for its size; every pointer in it was made by the caller from a
-    // live reference of the size the kernel will use.
+    // SAFETY: the attribute is valid for its size; every pointer in it was made by the caller from
+    // a live reference of the size the kernel will use.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<bpf_attr>())
     };

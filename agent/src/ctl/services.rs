@@ -1,4 +1,5 @@
-//! `millrace services`: every frontend on this node and where it leads from here, read off the maps.
+//! `millrace services`: every frontend on this node and where it leads from here, read off the
+//! maps.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;

@@ -83,8 +83,8 @@ fn storage<T>(map: &'static SkStorage<T>, sk: *mut bpf_sock, flags: u64) -> *mut
 
 /// Add to a word of a map that other CPUs add to as well, wrapping (`BPF_XADD`).
 ///
-/// The target's `AtomicU64` has no `fetch_add`: it would need to return the old value, which kernels
-/// below 5.12 cannot.
+/// The target's `AtomicU64` has no `fetch_add`: it would need to return the old value, which
+/// kernels below 5.12 cannot.
 #[inline(always)]
 pub fn atomic_add(word: *mut u64, value: u64) {
     // SAFETY: an aligned word of a map's row.

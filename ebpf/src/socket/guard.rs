@@ -1,8 +1,8 @@
 //! What leaves: two kinds of packets must not, and only here are they seen.
 //!
 //! A connected UDP socket sends without asking any of the other hooks, so here it learns that its
-//! backend is gone: its `send` fails, and it can dial again. And what is dialled under a Local policy
-//! without a local backend is dropped here, silently, as the specification wants it.
+//! backend is gone: its `send` fails, and it can dial again. And what is dialled under a Local
+//! policy without a local backend is dropped here, silently, as the specification wants it.
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::programs::SkBuffContext;

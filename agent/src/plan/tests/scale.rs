@@ -1,7 +1,5 @@
 //! Work is in proportion to what changed, not to what exists.
 
-use std::time::Instant;
-
 use super::*;
 use crate::model::Model;
 use crate::source::{Event, Kind, Object, slim};
@@ -59,7 +57,6 @@ fn one_changed_endpoint_among_all_touches_its_service_alone() {
     }
 
     let first = CHANGED * ENDPOINTS;
-    let started = Instant::now();
     model.apply(slice(CHANGED, [first, first + 1, SERVICES * ENDPOINTS].into_iter()));
     let dirty = model.take_dirty();
     assert_eq!(dirty, [ObjectName::new("ns", format!("s{CHANGED}"))]);
@@ -73,6 +70,4 @@ fn one_changed_endpoint_among_all_touches_its_service_alone() {
             _ => panic!("{op:?}"),
         }
     }
-    // Generous by orders of magnitude: a pass over all services would take longer.
-    assert!(started.elapsed() < Duration::from_millis(20), "{:?}", started.elapsed());
 }

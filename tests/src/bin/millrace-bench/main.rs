@@ -148,17 +148,20 @@ fn service(index: u32) -> SocketAddr {
 
 /// Write services that all lead to the same ports of one pod.
 fn feed(lab: &Lab, services: u32, backend: IpAddr) -> Result<()> {
-    let items = (0..services).flat_map(|index| {
+    let objects = |index: u32| {
         let name = format!("bench-{index}");
         let object = Service::new(&name).cluster_ip(service(index).ip());
-        let slices = SERVER_PORTS.iter().enumerate().map(|(number, port)| {
+        let slice = |(number, port): (usize, &u16)| {
             Slice::new(&format!("{name}-{number}"), &name, Family::V4)
                 .port("main", "TCP", *port)
                 .endpoints([Endpoint::ready(backend, "n1")])
                 .value()
-        });
-        std::iter::once(object.port("main", "TCP", SERVICE_PORT).value()).chain(slices)
-    });
+        };
+        let mut all: Vec<_> = SERVER_PORTS.iter().enumerate().map(slice).collect();
+        all.push(object.port("main", "TCP", SERVICE_PORT).value());
+        all
+    };
+    let items = (0..services).flat_map(objects);
     let text = manifest::list(items.collect::<Vec<_>>()).to_string();
     manifest::write_as(&lab.node("n1").manifests(), "bench.json", &text).map(drop)
 }

@@ -1,4 +1,5 @@
-//! The server of every lane: it accepts and closes first, so that the client's ports are free at once.
+//! The server of every lane: it accepts and closes first, so that the client's ports are free at
+//! once.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
