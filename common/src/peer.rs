@@ -1,9 +1,11 @@
 //! What a socket dialled: the way back from a backend's address to the frontend's.
 //!
-//! What a socket is *connected* to is one [`Peer`] in a hash by socket cookie, written when it
-//! connects and deleted when it is closed: socket storage would cost several times as much. What an
-//! unconnected UDP socket sent to is a [`UdpPeers`] in its socket storage, written once per
-//! destination.
+//! What a socket is *connected* to is one [`Peer`], in a place of the `peers` array that the
+//! socket's cookie chooses, taken when it connects and given back when it is closed. Cookies are
+//! given in sequence, so the places of sockets that live at the same time lie side by side, and a
+//! collision needs a socket that outlived [`PEER_SLOTS`] others; the newcomer's record then goes to
+//! its socket storage, which costs several times as much. What an unconnected UDP socket sent to is
+//! a [`UdpPeers`] in its socket storage, written once per destination.
 
 use crate::address::{Be16, V6};
 use crate::row::Row;
@@ -37,6 +39,24 @@ unsafe impl Row for Peer {}
 /// How long an unconnected UDP socket keeps sending to the backend it has when it falls silent, in
 /// seconds. As nf_conntrack's `udp_timeout_stream`: after it, kube-proxy would choose again.
 pub const UDP_IDLE_SECS: u32 = 120;
+
+/// Places for records of connected sockets; a power of two.
+pub const PEER_SLOTS: u32 = 65_536;
+
+/// Value of the `peers` map: a place and the socket that has it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PeerSlot {
+    /// Cookie of the socket whose record this is; 0: the place is free.
+    pub owner: u64,
+    /// Its record.
+    pub peer: Peer,
+    /// Zero: a place is a cache line.
+    pub pad: u64,
+}
+
+// SAFETY: 8 + 48 + 8 bytes, checked by `_LAYOUT`.
+unsafe impl Row for PeerSlot {}
 
 /// How many destinations an unconnected UDP socket remembers; the oldest is forgotten first. A
 /// reply from a forgotten one shows the backend's address.
@@ -78,5 +98,6 @@ impl Peer {
 
 const _LAYOUT: () = {
     assert!(size_of::<Peer>() == 48);
+    assert!(size_of::<PeerSlot>() == 64 && PEER_SLOTS.is_power_of_two());
     assert!(size_of::<UdpPeers>() == 48 * RECENT_PEERS + 8);
 };

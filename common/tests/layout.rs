@@ -10,7 +10,7 @@ use millrace_common::affinity::{AffinityEntry, AffinityKey};
 use millrace_common::backend::{Backend, state};
 use millrace_common::counters::COUNT;
 use millrace_common::frontend::{Frontend, FrontendKey, Kind, SlotRange, flags};
-use millrace_common::peer::{Peer, UdpPeers};
+use millrace_common::peer::{Peer, PeerSlot, UdpPeers};
 use millrace_common::row::Row;
 use millrace_common::service::ServiceRow;
 
@@ -80,6 +80,7 @@ fn peers() {
         dialled at 0, backend at 16, dialled_port at 32, backend_port at 34, id at 36,
         generation at 40, last_used_secs at 44
     );
+    layout!(PeerSlot, size 64, align 8, owner at 0, peer at 8, pad at 56);
     layout!(UdpPeers, size 776, align 4, recent at 0, next at 768, last at 772);
 }
 

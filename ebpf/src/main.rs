@@ -9,7 +9,6 @@
 
 #![no_std]
 #![no_main]
-#![feature(asm_experimental_arch)]
 
 mod config;
 mod kernel;

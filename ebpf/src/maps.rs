@@ -9,7 +9,7 @@ use millrace_common::affinity::{AffinityEntry, AffinityKey};
 use millrace_common::backend::Backend;
 use millrace_common::counters;
 use millrace_common::frontend::{Frontend, FrontendKey};
-use millrace_common::peer::{Peer, UdpPeers};
+use millrace_common::peer::{PEER_SLOTS, Peer, PeerSlot, UdpPeers};
 use millrace_common::service::{REPORT_BYTES, ServiceRow};
 
 /// Rows are allocated as they come: an empty map costs its bucket array only.
@@ -43,21 +43,12 @@ pub static SERVICES: HashMap<u32, ServiceRow, 262_144, GROWS> = HashMap::new();
 #[btf_map(name = "affinity")]
 pub static AFFINITY: LruHashMap<AffinityKey, AffinityEntry, 65_536> = LruHashMap::new();
 
-/// Socket cookie to what the socket is connected to. Allocated up front, so that an insert is
-/// cheap; deleted when the socket is closed, never evicted.
+/// What sockets are connected to, by the low bits of their cookies. Given back when the socket is
+/// closed, never evicted.
 #[btf_map(name = "peers")]
-pub static PEERS: HashMap<u64, Peer, 65_536> = HashMap::new();
+pub static PEERS: Array<PeerSlot, { PEER_SLOTS as usize }> = Array::new();
 
-/// How many rows of `peers` have a cookie that ends in an index. Cookies are given in sequence, so
-/// neighbouring sockets share cache lines here, while their rows in a hash are far apart: most
-/// sockets have no row, and learn it here.
-#[btf_map(name = "peers_hint")]
-pub static PEERS_HINT: Array<u64, HINTS> = Array::new();
-
-/// Rows of `peers_hint`; a power of two.
-pub const HINTS: usize = 65_536;
-
-/// As `peers`, for sockets that found it full.
+/// As `peers`, for sockets that found their place taken.
 #[btf_map(name = "peers_overflow")]
 pub static PEERS_OVERFLOW: SkStorage<Peer> = SkStorage::new();
 

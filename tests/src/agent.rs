@@ -18,8 +18,11 @@ use crate::wait;
 
 /// How long an agent may take from its start to its first complete state in the kernel.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long it may take to end after SIGTERM.
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take to end after SIGTERM: the grace period that kubelet gives.
+///
+/// The agent itself needs milliseconds, but on a busy two-core machine the kernel was seen to take
+/// more than 10 s to release an inotify descriptor (fsnotify_destroy_group in __flush_work).
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much of a log a failed test shows.
 const SHOWN_LINES: usize = 40;
 
@@ -150,10 +153,14 @@ impl Agent {
         let Some(mut child) = self.child.take() else { return Ok(()) };
         // SAFETY: the process is our child and not yet reaped, so the id is still its own.
         unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+        let start = std::time::Instant::now();
         let ended = wait::until("the agent to end", STOP_TIMEOUT, || {
             child.try_wait()?.context("it still runs")
         });
+        let took = start.elapsed();
+        println!("the agent of {} ended after {took:?}", self.name);
         if ended.is_err() {
+            println!("threads of the agent of {}:\n{}", self.name, threads(child.id()));
             child.kill()?;
             child.wait()?;
         }
@@ -256,6 +263,19 @@ impl Drop for Agent {
             println!("--- agent of {}\n{}", self.name, self.log_tail());
         }
     }
+}
+
+/// What the threads of a process that does not end wait for.
+fn threads(pid: u32) -> String {
+    let tasks = PathBuf::from(format!("/proc/{pid}/task"));
+    let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let names = crate::lab::system::names_in(&tasks).into_iter();
+    let line = |id: String| {
+        let task = tasks.join(&id);
+        let [name, at, stack] = ["comm", "syscall", "stack"].map(|file| read(task.join(file)));
+        format!("{id} {name}: system call {at}\n{stack}")
+    };
+    names.map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// Whether a log line says that the agent is ready, not that it is not.

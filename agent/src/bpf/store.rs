@@ -17,7 +17,7 @@ use crate::apply::MapStore;
 use crate::plan::op::{Capacity, Op, Snapshot};
 
 /// Every map of the object that is pinned.
-pub const MAP_NAMES: [&str; 13] = [
+pub const MAP_NAMES: [&str; 12] = [
     "frontends_v4",
     "frontends_v6",
     "slots",
@@ -26,7 +26,6 @@ pub const MAP_NAMES: [&str; 13] = [
     "services",
     "affinity",
     "peers",
-    "peers_hint",
     "peers_overflow",
     "udp_peers",
     "counters",

@@ -45,6 +45,22 @@ impl<'a> SockAddr<'a> {
         unsafe { read_volatile(&raw const (*self.raw).__bindgen_anon_1.sk) }
     }
 
+    /// Whether this is a TCP socket that never tried to connect: only then it has no destination,
+    /// which stays when an attempt fails. (UDP forgets its own when it disconnects.)
+    #[inline(always)]
+    pub fn is_fresh_tcp(&self, protocol: Protocol) -> bool {
+        let sk = self.socket();
+        // SAFETY: the context's socket, whose fields these hooks may read, each at its full width.
+        let destination = unsafe {
+            read_volatile(&raw const (*sk).dst_ip4)
+                | read_volatile(&raw const (*sk).dst_ip6[0])
+                | read_volatile(&raw const (*sk).dst_ip6[1])
+                | read_volatile(&raw const (*sk).dst_ip6[2])
+                | read_volatile(&raw const (*sk).dst_ip6[3])
+        };
+        protocol == Protocol::Tcp && destination == 0
+    }
+
     /// The socket's cookie.
     #[inline(always)]
     pub fn cookie(&self) -> u64 {

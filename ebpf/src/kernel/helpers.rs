@@ -3,7 +3,6 @@
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::generated;
-use core::arch::asm;
 use core::ffi::c_void;
 use core::ptr;
 use millrace_common::counters::Counter;
@@ -79,23 +78,6 @@ fn storage<T>(map: &'static SkStorage<T>, sk: *mut bpf_sock, flags: u64) -> *mut
     let map = ptr::from_ref(map).cast_mut().cast();
     // SAFETY: `sk` is a socket of the context; a null value means zeroes.
     unsafe { generated::bpf_sk_storage_get(map, sk.cast(), ptr::null_mut(), flags) }.cast()
-}
-
-/// Add to a word of a map that other CPUs add to as well, wrapping (`BPF_XADD`).
-///
-/// The target's `AtomicU64` has no `fetch_add`: it would need to return the old value, which
-/// kernels below 5.12 cannot.
-#[inline(always)]
-pub fn atomic_add(word: *mut u64, value: u64) {
-    // SAFETY: an aligned word of a map's row.
-    unsafe {
-        asm!(
-            "lock *(u64 *)({word} + 0) += {value}",
-            word = in(reg) word,
-            value = in(reg) value,
-            options(nostack)
-        );
-    }
 }
 
 /// Count an outcome.

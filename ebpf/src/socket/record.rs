@@ -2,12 +2,12 @@
 //!
 //! Kept only for sockets that dialled a frontend, and no longer than the socket lives.
 
-use aya_ebpf::bindings::{BPF_ANY, bpf_sock};
+use aya_ebpf::bindings::bpf_sock;
 use millrace_common::address::{Address, Be16, V6};
 use millrace_common::affinity::NS_PER_SEC;
 use millrace_common::backend::state;
 use millrace_common::frontend::FrontendKey;
-use millrace_common::peer::{Peer, RECENT_PEERS, UDP_IDLE_SECS, UdpPeers};
+use millrace_common::peer::{PEER_SLOTS, Peer, PeerSlot, RECENT_PEERS, UDP_IDLE_SECS, UdpPeers};
 use millrace_common::select::Target;
 
 use super::tables::Rows;
@@ -39,45 +39,54 @@ pub fn now_secs() -> u32 {
     (helpers::now_ns() / NS_PER_SEC) as u32
 }
 
-/// How many records there are of sockets whose cookie ends like this one's.
+/// The place that a cookie chooses.
 #[inline(always)]
-fn hint(cookie: u64) -> Option<*mut u64> {
-    maps::PEERS_HINT.get_ptr_mut(cookie as u32 & (maps::HINTS as u32 - 1))
+fn place(cookie: u64) -> Option<*mut PeerSlot> {
+    maps::PEERS.get_ptr_mut(cookie as u32 & (PEER_SLOTS - 1))
 }
 
-/// Whether the socket may have a record. "No" is exact: a socket's own calls do not overtake each
-/// other.
+/// Who has a place; 0: nobody.
 #[inline(always)]
-fn may_have(cookie: u64) -> bool {
+fn owner(place: *mut PeerSlot) -> u64 {
     // SAFETY: a row of an array, which stays while the program is loaded; an aligned word is read
     // whole.
-    hint(cookie).is_some_and(|hint| unsafe { hint.read_volatile() } != 0)
+    unsafe { (&raw const (*place).owner).read_volatile() }
+}
+
+/// Give a place to a socket, or to nobody.
+#[inline(always)]
+fn set_owner(place: *mut PeerSlot, owner: u64) {
+    // SAFETY: as in `owner`.
+    unsafe { (&raw mut (*place).owner).write_volatile(owner) };
 }
 
 /// What a socket is connected to, if it dialled a frontend.
 #[inline(always)]
 pub fn connected<'a>(cookie: u64, sk: *mut bpf_sock) -> Option<&'a Peer> {
-    if may_have(cookie) {
-        // SAFETY: a row is deleted only when its socket is closed or dials anew, and stays readable
-        // until this program ends (RCU); it may be another socket's by then, whose record would not
-        // match the address that the caller compares.
-        if let Some(peer) = unsafe { maps::PEERS.get(cookie) } {
-            return Some(peer);
-        }
+    let place = place(cookie)?;
+    if owner(place) == cookie {
+        // SAFETY: a row of an array. Its owner keeps it until it is closed.
+        return Some(unsafe { &(*place).peer });
     }
     // SAFETY: null or a value of the map, which lives as long as the socket.
     unsafe { helpers::sk_storage(&maps::PEERS_OVERFLOW, sk).as_ref() }
 }
 
 /// Remember what a socket connects to; false if there is no memory for it.
+///
+/// Taking a free place is not atomic (kernels below 5.12 have no compare-and-exchange): two sockets
+/// whose cookies are 65 536 apart would have to connect within nanoseconds of each other, and the
+/// one that loses would see its backend's address.
 #[inline(always)]
 pub fn set_connected(cookie: u64, sk: *mut bpf_sock, peer: &Peer) -> bool {
-    let known = may_have(cookie) && maps::PEERS.get_ptr(cookie).is_some();
-    if maps::PEERS.insert(cookie, peer, u64::from(BPF_ANY)).is_ok() {
-        if !known && let Some(hint) = hint(cookie) {
-            helpers::atomic_add(hint, 1);
+    if let Some(place) = place(cookie) {
+        let owner = owner(place);
+        if owner == 0 || owner == cookie {
+            set_owner(place, cookie);
+            // SAFETY: a row of an array, this socket's since the line above.
+            unsafe { (*place).peer = *peer };
+            return true;
         }
-        return true;
     }
     let row: *mut Peer = helpers::sk_storage_or_zero(&maps::PEERS_OVERFLOW, sk);
     if row.is_null() {
@@ -103,11 +112,10 @@ pub fn forget_connected(cookie: u64, sk: *mut bpf_sock) {
 /// Forget a socket that is closed; its socket storage goes with it.
 #[inline(always)]
 pub fn forget_closed(cookie: u64) {
-    if may_have(cookie)
-        && maps::PEERS.remove(cookie).is_ok()
-        && let Some(hint) = hint(cookie)
+    if let Some(place) = place(cookie)
+        && owner(place) == cookie
     {
-        helpers::atomic_add(hint, u64::MAX);
+        set_owner(place, 0);
     }
 }
 

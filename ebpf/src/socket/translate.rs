@@ -124,7 +124,10 @@ fn connect<A: Rows>(ctx: &SockAddr, address: A) -> Outcome<A> {
             Outcome::Keep
         }
         Decision::Pass | Decision::NeedsSource => {
-            record::forget_connected(ctx.cookie(), ctx.socket());
+            // A socket that never dialled before has nothing to forget.
+            if !ctx.is_fresh_tcp(protocol) {
+                record::forget_connected(ctx.cookie(), ctx.socket());
+            }
             without_target(decision)
         }
         Decision::Refuse | Decision::Broken => without_target(decision),

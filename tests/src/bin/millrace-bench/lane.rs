@@ -1,7 +1,7 @@
 //! A lane: a client process in a pod that dials blocks of connections when told to.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Instant;
 
@@ -9,11 +9,21 @@ use anyhow::{Context, Result, ensure};
 use millrace_tests::lab::Place;
 use serde::{Deserialize, Serialize};
 
+/// Ports a server listens on.
+const PORTS: u64 = crate::SERVER_PORTS.len() as u64;
+
 /// What a lane dials.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub enum Target {
     /// Always the same address.
     One(SocketAddr),
+    /// One of three ports at random, as a service of three backends does.
+    AnyPort {
+        /// Where.
+        address: IpAddr,
+        /// The first of them.
+        first: u16,
+    },
     /// A service at random.
     Any {
         /// How many there are.
@@ -42,25 +52,26 @@ pub struct Lane {
     /// Shown to people.
     pub name: &'static str,
     target: Target,
+    server: u32,
     child: Child,
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
 }
 
 impl Lane {
-    /// Start a client in `place` that dials `target`.
-    pub fn start(name: &'static str, place: &Place, target: Target) -> Result<Self> {
+    /// Start a client in `place` that dials `target`, behind which is the process `server`.
+    pub fn start(name: &'static str, place: &Place, target: Target, server: u32) -> Result<Self> {
         let mut command = place.command(std::env::current_exe()?);
         command.arg("lane").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("start lane {name}"))?;
         let orders = child.stdin.take().context("a piped stdin")?;
         let answers = BufReader::new(child.stdout.take().context("a piped stdout")?);
-        Ok(Self { name, target, child, orders, answers })
+        Ok(Self { name, target, server, child, orders, answers })
     }
 
-    /// Dial `count` connections, one after the other; `server` is the process at the other end.
-    pub fn block(&mut self, count: u32, server: u32) -> Result<Block> {
-        let order = Order { target: self.target, count, server };
+    /// Dial `count` connections, one after the other.
+    pub fn block(&mut self, count: u32) -> Result<Block> {
+        let order = Order { target: self.target, count, server: self.server };
         writeln!(self.orders, "{}", serde_json::to_string(&order)?)?;
         let mut line = String::new();
         self.answers.read_line(&mut line)?;
@@ -100,15 +111,16 @@ fn run(order: &Order, random: &mut u64) -> Result<Block> {
 }
 
 fn next(target: Target, random: &mut u64) -> SocketAddr {
+    // xorshift64: seeded by the process id, good enough to defeat caches.
+    *random ^= *random << 13;
+    *random ^= *random >> 7;
+    *random ^= *random << 17;
     match target {
         Target::One(address) => address,
-        Target::Any { services } => {
-            // xorshift64: seeded by the process id, good enough to defeat caches.
-            *random ^= *random << 13;
-            *random ^= *random >> 7;
-            *random ^= *random << 17;
-            crate::service((*random % u64::from(services)) as u32)
+        Target::AnyPort { address, first } => {
+            SocketAddr::new(address, first + (*random % PORTS) as u16)
         }
+        Target::Any { services } => crate::service((*random % u64::from(services)) as u32),
     }
 }
 

@@ -3,7 +3,9 @@
 //! Method: every lane has its own client process in the same pod; blocks of connections alternate
 //! between the lanes, in changing order, and every figure is paired with the direct lane of its own
 //! round. Two direct lanes show what the machine's noise is: no difference below theirs means
-//! anything. CPU time is the client's thread and the server's process together, per connection.
+//! anything. Direct clients and their server run in a cgroup that has none of our programs, the
+//! others and theirs in one that has. CPU time is the client's thread and the server's process
+//! together, per connection.
 
 mod lane;
 mod programs;
@@ -31,6 +33,8 @@ use statistics::Quartiles;
 
 /// Backends of every service: ports of one pod, so that all lanes lead to the same place.
 const SERVER_PORTS: [u16; 3] = [8080, 8081, 8082];
+/// Ports of the server without our programs.
+const BARE_PORTS: [u16; 3] = [9080, 9081, 9082];
 /// Connections of one lane before it is another one's turn.
 const BLOCK: u32 = 200;
 /// Rounds over all lanes.
@@ -100,29 +104,30 @@ fn bench(options: &Options) -> Result<()> {
     require_root()?;
     let lab = Lab::builder().pods("n1", &["client", "server"]).families(Families::V4).build()?;
     let node = lab.node("n1");
-    let backend = lab.pod("n1", "server").address(Family::V4);
-    let server = Server::start(lab.pod("n1", "server"), backend, &SERVER_PORTS)?;
+    let (client, pod) = (lab.pod("n1", "client"), lab.pod("n1", "server"));
+    let backend = pod.address(Family::V4);
+    // The same two pods, seen from a cgroup that no agent manages.
+    let unmanaged = |place: &Place| place.in_cgroup(lab.outside().cgroup().to_path_buf());
+    let bare = Server::start(&unmanaged(pod), backend, &BARE_PORTS)?;
+    let served = Server::start(pod, backend, &SERVER_PORTS)?;
     feed(&lab, options.services, backend)?;
     let mut agent = Agent::start(node)?;
     agent.wait_ready()?;
-    let client: &Place = lab.pod("n1", "client");
-    let outside = client.in_cgroup(lab.outside().cgroup().to_path_buf());
-    let pod = Target::One(SocketAddr::new(backend, SERVER_PORTS[0]));
+    let direct = Target::AnyPort { address: backend, first: BARE_PORTS[0] };
+    let hooked = Target::AnyPort { address: backend, first: SERVER_PORTS[0] };
     let hot = Target::One(service(0));
     let random = Target::Any { services: options.services };
     let mut lanes = vec![
-        Lane::start("direct", &outside, pod)?,
-        Lane::start("direct again (noise)", &outside, pod)?,
-        Lane::start("direct, hooks attached", client, pod)?,
-        Lane::start("ClusterIP, always the same", client, hot)?,
-        Lane::start("ClusterIP, a random one", client, random)?,
+        Lane::start("direct", &unmanaged(client), direct, bare.pid())?,
+        Lane::start("direct again (noise)", &unmanaged(client), direct, bare.pid())?,
+        Lane::start("direct, hooks attached", client, hooked, served.pid())?,
+        Lane::start("ClusterIP, always the same", client, hot, served.pid())?,
+        Lane::start("ClusterIP, a random one", client, random, served.pid())?,
     ];
-    wait::until("the services are served", FEED_TIMEOUT, || {
-        lanes[4].block(20, server.pid()).map(drop)
-    })?;
+    wait::until("the services are served", FEED_TIMEOUT, || lanes[4].block(20).map(drop))?;
     println!("{} services, {} rounds of {BLOCK} connections", options.services, options.rounds);
-    let rows = measure(&mut lanes, options.rounds, server.pid())?;
-    let programs = programs::measure(&agent, &mut lanes, server.pid())?;
+    let rows = measure(&mut lanes, options.rounds)?;
+    let programs = programs::measure(&agent, &mut lanes)?;
     let outcome = Outcome {
         kernel: read("/proc/sys/kernel/osrelease")?,
         load_average: read("/proc/loadavg")?,
@@ -167,13 +172,13 @@ fn feed(lab: &Lab, services: u32, backend: IpAddr) -> Result<()> {
 }
 
 /// Blocks of all lanes in turn; the first lane is what the others are paired with.
-fn measure(lanes: &mut [Lane], rounds: u32, server: u32) -> Result<Vec<Row>> {
+fn measure(lanes: &mut [Lane], rounds: u32) -> Result<Vec<Row>> {
     let count = lanes.len();
     let mut blocks = vec![Vec::new(); count];
     for round in 0..rounds as usize {
         for step in 0..count {
             let index = (round + step) % count;
-            blocks[index].push(lanes[index].block(BLOCK, server)?);
+            blocks[index].push(lanes[index].block(BLOCK)?);
         }
     }
     let direct = blocks[0].clone();

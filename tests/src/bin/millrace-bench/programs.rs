@@ -49,7 +49,7 @@ impl Drop for Statistics {
 }
 
 /// Every program's cost in every lane in which it runs.
-pub fn measure(agent: &Agent, lanes: &mut [Lane], server: u32) -> Result<Vec<ProgramCost>> {
+pub fn measure(agent: &Agent, lanes: &mut [Lane]) -> Result<Vec<ProgramCost>> {
     let programs = programs(agent)?;
     let _on = Statistics::on()?;
     let mut costs = Vec::new();
@@ -58,7 +58,7 @@ pub fn measure(agent: &Agent, lanes: &mut [Lane], server: u32) -> Result<Vec<Pro
         let mut samples: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
         for _ in 0..REPEATS {
             let before = totals(&programs)?;
-            lane.block(CONNECTIONS, server)?;
+            lane.block(CONNECTIONS)?;
             for (name, (ns, runs)) in totals(&programs)? {
                 let (ns_before, runs_before) = before.get(name).copied().unwrap_or_default();
                 // A few runs belong to the lab's own sockets.
