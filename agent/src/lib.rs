@@ -9,6 +9,7 @@
 pub mod apply;
 pub mod bpf;
 pub mod ctl;
+mod guard;
 pub mod model;
 pub mod net;
 pub mod plan;

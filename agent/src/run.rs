@@ -15,6 +15,7 @@ use crate::bpf::attach::{self, HookState};
 use crate::bpf::object::{Object, Settings};
 use crate::bpf::pins::{Lock, Pins};
 use crate::bpf::{attach::Attached, environment};
+use crate::guard::Guard;
 use crate::model::Model;
 use crate::net;
 use crate::plan::op::Capacity;
@@ -22,11 +23,13 @@ use crate::report::{Condition, Report, Severity};
 use crate::source::kube::KubeConfig;
 use crate::source::{self, EVENT_QUEUE_EVENTS, Event};
 
-/// How often hooks are looked at, reports written, and what failed is tried again.
-const TICK: Duration = Duration::from_secs(1);
+/// How often it is looked whether the guard is needed.
+const TICK: Duration = Duration::from_millis(250);
+/// Ticks between looks at the hooks and reports.
+const HOUSEKEEPING_TICKS: u64 = 4;
 /// Ticks between attempts to fit in services that were refused: what others give up becomes free
 /// after the planner's grace period.
-const RETRY_REFUSED_TICKS: u64 = 6;
+const RETRY_REFUSED_TICKS: u64 = 24;
 /// Events taken before a round, at most: a flood must not keep what is known from being applied.
 const EVENTS_PER_ROUND: usize = 65_536;
 
@@ -132,6 +135,7 @@ struct Agent {
     cgroup_root: PathBuf,
     report: Report,
     reported: Option<String>,
+    guard: Guard,
     attached: bool,
     started: Instant,
     ticks: u64,
@@ -171,6 +175,7 @@ impl Agent {
             report: first_report(config, &cgroup_root),
             cgroup_root,
             reported: None,
+            guard: Guard::new(),
             attached: false,
             started: Instant::now(),
             ticks: 0,
@@ -209,7 +214,11 @@ impl Agent {
             self.reconciler.mark_known(&mut self.model);
         }
         if self.model.has_dirty() {
+            let dropped = self.reconciler.drops();
             self.round();
+            if self.report.ready && self.reconciler.drops() && !dropped {
+                self.mind_guard();
+            }
         }
         if !self.report.ready {
             self.first_sync();
@@ -244,6 +253,7 @@ impl Agent {
             tracing::error!("cannot attach, will retry: {error:#}");
             return;
         }
+        self.mind_guard();
         self.report.synced = true;
         self.report.ready = true;
         self.tell();
@@ -265,12 +275,27 @@ impl Agent {
     fn tick(&mut self) {
         self.ticks += 1;
         if self.report.ready {
-            self.mend_hooks();
+            self.mind_guard();
         }
         if self.ticks.is_multiple_of(RETRY_REFUSED_TICKS) {
             self.reconciler.retry_refused(&mut self.model);
         }
-        self.tell();
+        if self.ticks.is_multiple_of(HOUSEKEEPING_TICKS) {
+            if self.report.ready {
+                self.mend_hooks();
+            }
+            self.tell();
+        }
+    }
+
+    fn mind_guard(&mut self) {
+        if self.reconciler.take_udp_gone() {
+            self.guard.backend_gone();
+        }
+        let drops = self.reconciler.drops();
+        if let Err(error) = self.guard.mind(&self.object, &self.pins, &self.cgroup_root, drops) {
+            tracing::error!("cannot tend the guard, will retry: {error:#}");
+        }
     }
 
     /// Someone may detach our programs or unpin our links; traffic must not wait for a restart.

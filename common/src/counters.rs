@@ -22,11 +22,14 @@ pub enum Counter {
     RecordFailed = 7,
     /// A slot or backend row was missing or belonged to another service: refused, and a bug.
     BrokenRow = 8,
+    /// The record of a connected UDP socket went to its socket storage, where the agent cannot see
+    /// it.
+    UdpRecordHidden = 9,
 }
 
 impl Counter {
     /// All of them, in the order of their rows.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Translated,
         Self::RefusedNoBackend,
         Self::DroppedNoLocalBackend,
@@ -36,6 +39,7 @@ impl Counter {
         Self::AffinityHit,
         Self::RecordFailed,
         Self::BrokenRow,
+        Self::UdpRecordHidden,
     ];
 
     /// The name tools show, in metric style.
@@ -50,6 +54,7 @@ impl Counter {
             Self::AffinityHit => "affinity_hit",
             Self::RecordFailed => "record_failed",
             Self::BrokenRow => "broken_row",
+            Self::UdpRecordHidden => "udp_record_hidden",
         }
     }
 }

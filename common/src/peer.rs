@@ -51,11 +51,13 @@ pub struct PeerSlot {
     pub owner: u64,
     /// Its record.
     pub peer: Peer,
+    /// IANA protocol number.
+    pub protocol: u8,
     /// Zero: a place is a cache line.
-    pub pad: u64,
+    pub pad: [u8; 7],
 }
 
-// SAFETY: 8 + 48 + 8 bytes, checked by `_LAYOUT`.
+// SAFETY: 8 + 48 + 1 + 7 bytes, checked by `_LAYOUT`.
 unsafe impl Row for PeerSlot {}
 
 /// How many destinations an unconnected UDP socket remembers; the oldest is forgotten first. A

@@ -80,7 +80,7 @@ fn peers() {
         dialled at 0, backend at 16, dialled_port at 32, backend_port at 34, id at 36,
         generation at 40, last_used_secs at 44
     );
-    layout!(PeerSlot, size 64, align 8, owner at 0, peer at 8, pad at 56);
+    layout!(PeerSlot, size 64, align 8, owner at 0, peer at 8, protocol at 56, pad at 57);
     layout!(UdpPeers, size 776, align 4, recent at 0, next at 768, last at 772);
 }
 

@@ -5,12 +5,16 @@
 
 pub mod batch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use millrace_common::address::Protocol;
+use millrace_common::backend::state;
+use millrace_common::frontend::flags;
 
 use crate::model::Model;
+use crate::model::desired::Desired;
 use crate::plan::Planner;
 use crate::plan::op::{Capacity, Op, Snapshot};
 use crate::source::ObjectName;
@@ -42,6 +46,10 @@ pub struct Reconciler {
     refused: BTreeMap<ObjectName, String>,
     /// Frontends that a service does not get, and why.
     conflicts: BTreeMap<ObjectName, Vec<String>>,
+    /// Services with a frontend whose near clients are to be dropped silently.
+    dropping: BTreeSet<ObjectName>,
+    /// A UDP backend is gone since somebody asked.
+    udp_gone: bool,
     /// What was said in the log about a service, to say it once.
     logged: BTreeMap<ObjectName, Vec<String>>,
     /// The maps are not what the planner thinks: an operation failed.
@@ -61,6 +69,8 @@ impl Reconciler {
             planner,
             refused: BTreeMap::new(),
             conflicts: BTreeMap::new(),
+            dropping: BTreeSet::new(),
+            udp_gone: false,
             logged: BTreeMap::new(),
             lost: false,
         })
@@ -135,6 +145,11 @@ impl Reconciler {
         let mut texts: Vec<String> = desired.problems.iter().map(ToString::to_string).collect();
         self.refused.remove(&name);
         self.conflicts.remove(&name);
+        if drops(&desired) {
+            self.dropping.insert(name.clone());
+        } else {
+            self.dropping.remove(&name);
+        }
         let (ops, retry) = match self.planner.plan(&desired, now) {
             Ok(planned) => {
                 let conflicts: Vec<String> =
@@ -143,6 +158,7 @@ impl Reconciler {
                 if !conflicts.is_empty() {
                     self.conflicts.insert(name.clone(), conflicts);
                 }
+                self.udp_gone |= is_udp(&desired) && planned.ops.iter().any(is_gone);
                 (planned.ops, planned.retry)
             }
             Err(refused) => {
@@ -168,6 +184,16 @@ impl Reconciler {
         }
     }
 
+    /// Whether a frontend's policy says that near clients are to be dropped silently.
+    pub fn drops(&self) -> bool {
+        !self.dropping.is_empty()
+    }
+
+    /// Whether a UDP backend is gone since the last time this was asked.
+    pub const fn take_udp_gone(&mut self) -> bool {
+        std::mem::replace(&mut self.udp_gone, false)
+    }
+
     /// Services that do not fit, and why.
     pub fn refused(&self) -> impl Iterator<Item = (&ObjectName, &str)> {
         self.refused.iter().map(|(name, text)| (name, text.as_str()))
@@ -178,5 +204,28 @@ impl Reconciler {
         self.conflicts
             .iter()
             .flat_map(|(name, texts)| texts.iter().map(move |t| (name, t.as_str())))
+    }
+}
+
+/// Whether a frontend of the Service drops its near clients.
+fn drops(desired: &Desired) -> bool {
+    let flag = |flags: u32| flags & flags::NEAR_DROP != 0;
+    desired.ports.iter().any(|port| {
+        port.v4.frontends.iter().any(|frontend| flag(frontend.flags))
+            || port.v6.frontends.iter().any(|frontend| flag(frontend.flags))
+    })
+}
+
+/// Whether the Service has UDP ports, or had any: one that is gone may have had.
+fn is_udp(desired: &Desired) -> bool {
+    desired.ports.is_empty() || desired.ports.iter().any(|port| port.protocol == Protocol::Udp)
+}
+
+/// Whether the operation is the end of a backend.
+const fn is_gone(op: &Op) -> bool {
+    match op {
+        Op::BackendV4(_, row) => row.state == state::GONE,
+        Op::BackendV6(_, row) => row.state == state::GONE,
+        _ => false,
     }
 }

@@ -1,7 +1,8 @@
 //! Links: a program goes to its hook once, and from then on is only ever replaced in place.
 //!
 //! Detaching and attaching again would leave the hook empty for milliseconds (CVE-2023-27595 was
-//! that). There is no detach here but [`detach_all`], for `cleanup`.
+//! that). Nothing here detaches but [`detach_all`], for `cleanup`, and [`detach_guard`], for a
+//! program that translates nothing.
 
 use std::fs::File;
 use std::io;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::environment;
-use super::object::{Object, SOCKET_HOOKS};
+use super::object::{GUARD_HOOK, Object, SOCKET_HOOKS};
 use super::pins::Pins;
 use super::sys::{self, LinkInfo};
 
@@ -34,23 +35,62 @@ pub struct Attached {
     pub updated: u32,
 }
 
-/// Bring every program to its hook on `cgroup`.
+/// Bring every program of the socket path to its hook on `cgroup`. The guard's program is replaced
+/// where it is attached, and left alone where it is not.
 pub fn attach(object: &Object, pins: &Pins, cgroup: &Path) -> Result<Attached, AttachError> {
-    let failed = |act, program, error| AttachError { act, program, cgroup: cgroup.into(), error };
-    let directory = File::open(cgroup).map_err(|error| failed("open", "root", error))?;
     let mut attached = Attached::default();
     for (name, attach_type) in SOCKET_HOOKS {
-        let missing = || failed("find", name, io::ErrorKind::NotFound.into());
-        let program = object.program(name).ok_or_else(missing)?;
-        if update(pins, name, program, cgroup).map_err(|error| failed("update", name, error))? {
-            attached.updated += 1;
-        } else {
-            create(pins, name, program, directory.as_fd(), attach_type)
-                .map_err(|error| failed("attach", name, error))?;
-            attached.created += 1;
-        }
+        attach_one(object, pins, cgroup, (name, attach_type), &mut attached)?;
+    }
+    if guard_is_attached(pins).map_err(|error| AttachError {
+        act: "look at",
+        program: GUARD_HOOK.0,
+        cgroup: cgroup.into(),
+        error,
+    })? {
+        attach_guard(object, pins, cgroup)?;
     }
     Ok(attached)
+}
+
+/// Attach the guard, or replace its program.
+pub fn attach_guard(object: &Object, pins: &Pins, cgroup: &Path) -> Result<(), AttachError> {
+    attach_one(object, pins, cgroup, GUARD_HOOK, &mut Attached::default())
+}
+
+/// Take the guard off: it translates nothing, so nobody misses it.
+pub fn detach_guard(pins: &Pins) -> io::Result<()> {
+    let Some(link) = pins.open_link(GUARD_HOOK.0)? else {
+        return Ok(());
+    };
+    sys::link_detach(link.as_fd())?;
+    std::fs::remove_file(pins.links().join(GUARD_HOOK.0))
+}
+
+/// Whether the guard is on its hook.
+pub fn guard_is_attached(pins: &Pins) -> io::Result<bool> {
+    Ok(matches!(hook(pins, GUARD_HOOK.0)?, HookState::Attached(_)))
+}
+
+fn attach_one(
+    object: &Object,
+    pins: &Pins,
+    cgroup: &Path,
+    (name, attach_type): (&'static str, u32),
+    attached: &mut Attached,
+) -> Result<(), AttachError> {
+    let failed = |act, error| AttachError { act, program: name, cgroup: cgroup.into(), error };
+    let program = object.program(name);
+    let program = program.ok_or_else(|| failed("find", io::ErrorKind::NotFound.into()))?;
+    if update(pins, name, program, cgroup).map_err(|error| failed("update", error))? {
+        attached.updated += 1;
+        return Ok(());
+    }
+    let directory = File::open(cgroup).map_err(|error| failed("open the cgroup of", error))?;
+    create(pins, name, program, directory.as_fd(), attach_type)
+        .map_err(|error| failed("attach", error))?;
+    attached.created += 1;
+    Ok(())
 }
 
 /// Put the program behind the pinned link, if there is one on this cgroup.
@@ -101,21 +141,23 @@ pub enum HookState {
     Missing,
 }
 
-/// The state of every hook.
+/// The state of every hook that must have its program.
 pub fn hooks(pins: &Pins) -> io::Result<Vec<(&'static str, HookState)>> {
-    let state = |name| -> io::Result<HookState> {
-        let Some(link) = pins.open_link(name)? else {
-            return Ok(HookState::Missing);
-        };
-        let info = sys::link_info(link.as_fd())?;
-        Ok(if info.cgroup_id == 0 { HookState::Severed } else { HookState::Attached(info) })
+    SOCKET_HOOKS.iter().map(|(name, _)| Ok((*name, hook(pins, name)?))).collect()
+}
+
+fn hook(pins: &Pins, name: &str) -> io::Result<HookState> {
+    let Some(link) = pins.open_link(name)? else {
+        return Ok(HookState::Missing);
     };
-    SOCKET_HOOKS.iter().map(|(name, _)| Ok((*name, state(name)?))).collect()
+    let info = sys::link_info(link.as_fd())?;
+    Ok(if info.cgroup_id == 0 { HookState::Severed } else { HookState::Attached(info) })
 }
 
 /// Take every program off its hook. New connections are no longer translated from here on; those
 /// that are established live on, but are told their backend's address.
 pub fn detach_all(pins: &Pins) -> io::Result<()> {
+    detach_guard(pins)?;
     // The way out first, so that nothing is translated whose way back is gone.
     for (name, _) in SOCKET_HOOKS.iter().rev() {
         if let Some(link) = pins.open_link(name)? {

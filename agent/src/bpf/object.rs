@@ -25,18 +25,20 @@ const VERIFIER_LOG_LINES: usize = 30;
 ///
 /// The order is that of attaching: what forgets and what leads back is there before what is
 /// remembered and what leads out.
-pub const SOCKET_HOOKS: [(&str, u32); 10] = [
+pub const SOCKET_HOOKS: [(&str, u32); 9] = [
     ("sock_release", bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE as u32),
     ("recvmsg4", bpf_attach_type::BPF_CGROUP_UDP4_RECVMSG as u32),
     ("recvmsg6", bpf_attach_type::BPF_CGROUP_UDP6_RECVMSG as u32),
     ("getpeername4", bpf_attach_type::BPF_CGROUP_INET4_GETPEERNAME as u32),
     ("getpeername6", bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME as u32),
-    ("egress", bpf_attach_type::BPF_CGROUP_INET_EGRESS as u32),
     ("connect4", bpf_attach_type::BPF_CGROUP_INET4_CONNECT as u32),
     ("connect6", bpf_attach_type::BPF_CGROUP_INET6_CONNECT as u32),
     ("sendmsg4", bpf_attach_type::BPF_CGROUP_UDP4_SENDMSG as u32),
     ("sendmsg6", bpf_attach_type::BPF_CGROUP_UDP6_SENDMSG as u32),
 ];
+
+/// The program that judges every packet that leaves, attached only while it is needed.
+pub const GUARD_HOOK: (&str, u32) = ("egress", bpf_attach_type::BPF_CGROUP_INET_EGRESS as u32);
 
 /// What programs are told when they are loaded.
 #[derive(Clone, Copy, Debug)]
@@ -163,7 +165,7 @@ fn load_programs(
     #[cfg(feature = "bpf-log")]
     super::log::start(&mut ebpf)?;
     let mut programs = BTreeMap::new();
-    for (name, _) in SOCKET_HOOKS {
+    for (name, _) in SOCKET_HOOKS.into_iter().chain([GUARD_HOOK]) {
         let program =
             ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
         programs.insert(name, load_program(name, program)?);

@@ -4,10 +4,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use millrace_common::address::{V4, V6};
-use millrace_common::backend::Backend;
+use millrace_common::address::{Address, Protocol, V4, V6};
+use millrace_common::backend::{Backend, state};
 use millrace_common::counters::Counter;
 use millrace_common::frontend::{Frontend, FrontendKey};
+use millrace_common::peer::{Peer, PeerSlot};
 use millrace_common::row::Row;
 use millrace_common::service::{REPORT_BYTES, ServiceRow};
 use thiserror::Error;
@@ -144,6 +145,7 @@ pub struct Store {
     backends_v4: Map,
     backends_v6: Map,
     services: Map,
+    peers: Map,
     counters: Map,
     report: Map,
     capacity: Capacity,
@@ -160,6 +162,7 @@ impl Store {
             backends_v4: open("backends_v4")?,
             backends_v6: open("backends_v6")?,
             services: open("services")?,
+            peers: open("peers")?,
             counters: open("counters")?,
             report: open("report")?,
             capacity,
@@ -224,6 +227,36 @@ impl Store {
             counts.push((counter, sum));
         }
         Ok(counts)
+    }
+
+    /// Whether a connected UDP socket has to be told to dial again: its backend is gone, or it
+    /// dialled where nothing served. Every place of the `peers` map is looked at.
+    pub fn has_stale_udp(&self) -> Result<bool, MapError> {
+        let udp = Protocol::Udp as u8;
+        let mut records = self.peers.read::<u32, PeerSlot>()?;
+        records.retain(|(_, slot)| slot.owner != 0 && slot.protocol == udp);
+        for (_, slot) in records {
+            let stale = match slot.peer.backend.unmapped() {
+                Some(_) => self.is_gone::<V4>(&self.backends_v4, &slot.peer)?,
+                None => self.is_gone::<V6>(&self.backends_v6, &slot.peer)?,
+            };
+            if stale {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn is_gone<A: Address>(&self, backends: &Map, peer: &Peer) -> Result<bool, MapError>
+    where
+        Backend<A>: Row,
+    {
+        let mut row = vec![0; size_of::<Backend<A>>()];
+        let known = sys::map_lookup(backends.fd.as_fd(), &peer.id.to_ne_bytes(), &mut row)
+            .map_err(backends.error("read"))?;
+        let row = Backend::<A>::from_bytes(&row).filter(|_| known && peer.id != 0);
+        let kept = state::CLUSTER | state::LOCAL | state::SERVING;
+        Ok(!row.is_some_and(|row| row.is_usable(peer.generation, kept)))
     }
 
     /// Leave the agent's report for tools to find. What does not fit is cut by the caller.

@@ -24,6 +24,8 @@ struct Status {
     /// The agent is running, has applied its first plan, and every hook has our program.
     ready: bool,
     hooks: Vec<Hook>,
+    /// The program that drops and refuses packets is attached: there is something to guard.
+    guard_attached: bool,
     maps: Vec<Map>,
     counters: Vec<Count>,
     /// What the agent last said.
@@ -83,6 +85,7 @@ fn gather(bpffs: Option<&Path>) -> Result<Status> {
         agent_running,
         ready: agent_running && agent.ready && attached,
         hooks,
+        guard_attached: attach::guard_is_attached(&pins).context("look at the guard")?,
         maps: vec![
             map("services", used.services, capacity.services),
             map("frontends_v4", used.frontends_v4, capacity.frontends),
@@ -155,6 +158,9 @@ fn print(status: &Status) {
     println!("Source:  {}", agent.source);
     let attached = status.hooks.iter().filter(|hook| hook.program_id.is_some()).count();
     println!("Hooks:   {attached} of {} on {}", status.hooks.len(), agent.cgroup_root);
+    if status.guard_attached {
+        println!("Guard:   attached: packets have to be dropped or refused");
+    }
     for hook in status.hooks.iter().filter(|hook| hook.program_id.is_none()) {
         println!("         {} is {}", hook.program, hook.state);
     }

@@ -3,12 +3,16 @@
 //! A connected UDP socket sends without asking any of the other hooks, so here it learns that its
 //! backend is gone: its `send` fails, and it can dial again. And what is dialled under a Local
 //! policy without a local backend is dropped here, silently, as the specification wants it.
+//!
+//! Every packet of every socket pays for this program, so the agent attaches it only while there is
+//! something to guard (`agent/src/guard.rs`).
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::programs::SkBuffContext;
 use millrace_common::address::{Address, Be16, Protocol, V4, V6};
 use millrace_common::backend::state;
 use millrace_common::counters::Counter;
+use millrace_common::frontend::{FrontendKey, flags};
 use millrace_common::peer::Peer;
 
 use super::record;
@@ -80,14 +84,34 @@ fn udp(ctx: &SkBuffContext, sender: &Sender) -> Verdict {
     let Some(connected) = connected else {
         return Verdict::Pass;
     };
-    if connected.is_blackhole_of(address, port) {
-        return Verdict::Drop;
-    }
-    if connected.leads_to(address, port) && is_gone(connected) {
+    let stale = if connected.is_blackhole_of(address, port) {
+        if is_still_to_drop(connected) {
+            return Verdict::Drop;
+        }
+        true
+    } else {
+        connected.leads_to(address, port) && is_gone(connected)
+    };
+    if stale {
         count(Counter::StaleUdpRefused);
         return Verdict::Refuse;
     }
     Verdict::Pass
+}
+
+/// Whether the destination still has no local backend. If it got one, dialling again helps.
+#[inline(always)]
+fn is_still_to_drop(peer: &Peer) -> bool {
+    match peer.dialled.unmapped() {
+        Some(address) => is_drop(address, peer.dialled_port),
+        None => is_drop(peer.dialled, peer.dialled_port),
+    }
+}
+
+#[inline(always)]
+fn is_drop<A: Rows>(address: A, port: Be16) -> bool {
+    let key = FrontendKey::new(address, port, Protocol::Udp as u8);
+    A::frontend(&key).is_some_and(|row| row.near.count == 0 && row.has(flags::NEAR_DROP))
 }
 
 /// Whether the backend a socket is connected to no longer serves.

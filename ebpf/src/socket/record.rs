@@ -3,9 +3,10 @@
 //! Kept only for sockets that dialled a frontend, and no longer than the socket lives.
 
 use aya_ebpf::bindings::bpf_sock;
-use millrace_common::address::{Address, Be16, V6};
+use millrace_common::address::{Address, Be16, Protocol, V6};
 use millrace_common::affinity::NS_PER_SEC;
 use millrace_common::backend::state;
+use millrace_common::counters::Counter;
 use millrace_common::frontend::FrontendKey;
 use millrace_common::peer::{PEER_SLOTS, Peer, PeerSlot, RECENT_PEERS, UDP_IDLE_SECS, UdpPeers};
 use millrace_common::select::Target;
@@ -78,15 +79,21 @@ pub fn connected<'a>(cookie: u64, sk: *mut bpf_sock) -> Option<&'a Peer> {
 /// whose cookies are 65 536 apart would have to connect within nanoseconds of each other, and the
 /// one that loses would see its backend's address.
 #[inline(always)]
-pub fn set_connected(cookie: u64, sk: *mut bpf_sock, peer: &Peer) -> bool {
+pub fn set_connected(cookie: u64, sk: *mut bpf_sock, protocol: Protocol, peer: &Peer) -> bool {
     if let Some(place) = place(cookie) {
         let owner = owner(place);
         if owner == 0 || owner == cookie {
             set_owner(place, cookie);
             // SAFETY: a row of an array, this socket's since the line above.
-            unsafe { (*place).peer = *peer };
+            unsafe {
+                (*place).peer = *peer;
+                (*place).protocol = protocol as u8;
+            }
             return true;
         }
+    }
+    if protocol == Protocol::Udp {
+        helpers::count(Counter::UdpRecordHidden);
     }
     let row: *mut Peer = helpers::sk_storage_or_zero(&maps::PEERS_OVERFLOW, sk);
     if row.is_null() {

@@ -111,7 +111,7 @@ fn connect<A: Rows>(ctx: &SockAddr, address: A) -> Outcome<A> {
     match decision {
         Decision::Forward(target) => {
             let peer = record::peer(&key, Some(&target), 0);
-            if !record::set_connected(ctx.cookie(), ctx.socket(), &peer) {
+            if !record::set_connected(ctx.cookie(), ctx.socket(), protocol, &peer) {
                 count(Counter::RecordFailed);
             }
             forward(&target)
@@ -120,7 +120,7 @@ fn connect<A: Rows>(ctx: &SockAddr, address: A) -> Outcome<A> {
             count(Counter::DroppedNoLocalBackend);
             // The guard drops what is sent to a destination recorded without a backend.
             let peer = record::peer(&key, None, 0);
-            record::set_connected(ctx.cookie(), ctx.socket(), &peer);
+            record::set_connected(ctx.cookie(), ctx.socket(), protocol, &peer);
             Outcome::Keep
         }
         Decision::Pass | Decision::NeedsSource => {
