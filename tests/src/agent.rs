@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::lab::{Node, Place};
-use crate::wait;
+use crate::{privileges, wait};
 
 /// How long an agent may take from its start to its first complete state in the kernel.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -63,6 +63,19 @@ pub struct Agent {
     log_start: u64,
     child: Option<Child>,
     show_log: bool,
+    /// Bits of the only capabilities it gets; none: all of ours.
+    capabilities: Option<u64>,
+}
+
+/// How an agent that would not run ended.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// Its exit code; none: a signal.
+    pub code: Option<i32>,
+    /// What it wrote.
+    pub said: String,
+    /// How long it took.
+    pub took: Duration,
 }
 
 impl Agent {
@@ -73,31 +86,32 @@ impl Agent {
 
     /// Starts it with a source and further arguments.
     pub fn start_with(node: &Node, source: &Source, more: &[&str]) -> Result<Agent> {
+        let mut agent = Self::prepare(node, source, more);
+        agent.start_again()?;
+        Ok(agent)
+    }
+
+    /// Everything but the start.
+    pub fn prepare(node: &Node, source: &Source, more: &[&str]) -> Agent {
         let text = |path: &Path| path.display().to_string();
         let (flag, value) = match source {
             Source::Manifests => ("--manifests", text(&node.manifests())),
             Source::ApiServer(url) => ("--api-server", url.clone()),
             Source::Kubeconfig(path) => ("--kubeconfig", text(path)),
         };
-        let mut arguments = vec!["run".to_owned(), flag.to_owned(), value];
         let (cgroup, bpffs) = (text(node.cgroup_root()), text(node.bpffs()));
-        for pair in [["--node-name", node.name()], ["--cgroup-root", &cgroup], ["--bpffs", &bpffs]]
-        {
-            arguments.extend(pair.map(str::to_owned));
-        }
-        arguments.extend(more.iter().map(|&argument| argument.to_owned()));
-        let mut agent = Agent {
-            name: node.name().to_owned(),
-            place: node.agent_place().clone(),
-            bpffs: node.bpffs().to_owned(),
-            arguments,
-            log: node.run_dir().join("agent.log"),
-            log_start: 0,
-            child: None,
-            show_log: true,
-        };
-        agent.spawn()?;
-        Ok(agent)
+        let mut arguments = vec![flag, &value, "--node-name", node.name()];
+        arguments.extend(["--cgroup-root", &cgroup, "--bpffs", &bpffs]);
+        arguments.extend(more);
+        Self::prepare_bare(node, &arguments)
+    }
+
+    /// An agent that is given these arguments after `run` and no others; not started.
+    pub fn prepare_bare(node: &Node, arguments: &[&str]) -> Agent {
+        let mut agent = Self::of(node);
+        agent.arguments = std::iter::once(&"run").chain(arguments).map(ToString::to_string).collect();
+        agent.show_log = true;
+        agent
     }
 
     /// Handles a node's agent that another process started, or none: for the commands below.
@@ -111,7 +125,13 @@ impl Agent {
             log_start: 0,
             child: None,
             show_log: false,
+            capabilities: None,
         }
+    }
+
+    /// Gives it these capabilities and no others, from its next start on.
+    pub fn limit_capabilities(&mut self, bits: u64) {
+        self.capabilities = Some(bits);
     }
 
     fn spawn(&mut self) -> Result<()> {
@@ -122,6 +142,9 @@ impl Agent {
         command.args(&self.arguments).stdin(Stdio::null());
         // Its own process group: a Ctrl-C at the demo must not take the agents with it.
         command.process_group(0).stdout(log.try_clone()?).stderr(log);
+        if let Some(bits) = self.capabilities {
+            privileges::limit(&mut command, bits);
+        }
         let child = command.spawn().with_context(|| format!("start the agent of {}", self.name))?;
         self.child = Some(child);
         Ok(())
@@ -180,9 +203,31 @@ impl Agent {
 
     /// Starts it again with the same arguments and waits until it is ready.
     pub fn restart(&mut self) -> Result<()> {
-        ensure!(self.child.is_none(), "stop or kill the agent of {} first", self.name);
-        self.spawn()?;
+        self.start_again()?;
         self.wait_ready()
+    }
+
+    /// Starts it again; does not wait.
+    pub fn start_again(&mut self) -> Result<()> {
+        ensure!(self.child.is_none(), "stop or kill the agent of {} first", self.name);
+        self.spawn()
+    }
+
+    /// Starts it and waits until it has ended by itself.
+    pub fn refuses(&mut self, limit: Duration) -> Result<Refusal> {
+        let start = std::time::Instant::now();
+        self.start_again()?;
+        let child = self.child.as_mut().context("it was just started")?;
+        let status =
+            wait::until("the agent to refuse", limit, || child.try_wait()?.context("it runs"))?;
+        let took = start.elapsed();
+        self.child = None;
+        Ok(Refusal { code: status.code(), said: self.run_log()?, took })
+    }
+
+    /// What the present run has logged so far.
+    pub fn run_log(&self) -> Result<String> {
+        read_from(&self.log, self.log_start)
     }
 
     /// Its process, while it runs.

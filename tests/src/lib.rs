@@ -14,6 +14,7 @@ pub mod agent;
 pub mod apiserver;
 pub mod lab;
 pub mod manifest;
+pub mod privileges;
 pub mod probe;
 pub mod wait;
 pub mod world;

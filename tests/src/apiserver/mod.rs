@@ -11,6 +11,7 @@ mod select;
 mod serve;
 mod state;
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+use crate::lab::Place;
 
 pub use fold::Fold;
 use state::State;
@@ -36,8 +39,8 @@ struct Faults {
     status: Option<(u16, usize)>,
     /// Answer nothing, and send nothing in streams that are open.
     hang: bool,
-    /// Wait before answering a list.
-    list_delay: Duration,
+    /// Wait before answering a page of a list.
+    list_delays: BTreeMap<Resource, Duration>,
     /// Refuse requests without this token.
     token: Option<String>,
     /// End watches as soon as they have begun.
@@ -72,6 +75,8 @@ impl Shared {
 pub struct ApiServer {
     shared: Arc<Shared>,
     address: SocketAddr,
+    /// Whose network it listens in; none: this process'.
+    place: Option<Place>,
     task: Option<JoinHandle<()>>,
     runtime: Option<tokio::runtime::Runtime>,
 }
@@ -84,6 +89,15 @@ impl ApiServer {
 
     /// [`Self::start`] for tests without a runtime.
     pub fn start_blocking() -> Result<Self> {
+        Self::start_at(None)
+    }
+
+    /// Start on a free port of 127.0.0.1 in a lab's network namespace: a node's own API server.
+    pub fn start_in(place: &Place) -> Result<Self> {
+        Self::start_at(Some(place.clone()))
+    }
+
+    fn start_at(place: Option<Place>) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("apiserver")
@@ -95,9 +109,10 @@ impl ApiServer {
             changed: watch::Sender::new(0),
             broken: watch::Sender::new((0, false)),
         });
-        let listener = TcpListener::bind("127.0.0.1:0").context("bind the API server")?;
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = bind(place.as_ref(), any_port).context("bind the API server")?;
         let address = listener.local_addr()?;
-        let mut server = Self { shared, address, task: None, runtime: Some(runtime) };
+        let mut server = Self { shared, address, place, task: None, runtime: Some(runtime) };
         server.listen(listener)?;
         Ok(server)
     }
@@ -181,10 +196,10 @@ impl ApiServer {
         self.stop();
         let begun = Instant::now();
         loop {
-            match TcpListener::bind(self.address) {
+            match bind(self.place.as_ref(), self.address) {
                 Ok(listener) => return self.listen(listener),
                 Err(error) if begun.elapsed() > REBIND_TIMEOUT => {
-                    return Err(error).context(format!("bind {} again", self.address));
+                    return Err(error.context(format!("bind {} again", self.address)));
                 }
                 Err(_) => std::thread::sleep(TICK),
             }
@@ -209,7 +224,12 @@ impl ApiServer {
 
     /// Wait so long before answering a page of a list.
     pub fn delay_lists(&self, delay: Duration) {
-        self.shared.faults().list_delay = delay;
+        Resource::ALL.into_iter().for_each(|resource| self.delay_lists_of(resource, delay));
+    }
+
+    /// The same for one resource.
+    pub fn delay_lists_of(&self, resource: Resource, delay: Duration) {
+        self.shared.faults().list_delays.insert(resource, delay);
     }
 
     /// Refuse requests that do not bear this token.
@@ -250,6 +270,14 @@ impl ApiServer {
         drop(guard);
         self.task = Some(runtime.spawn(serve::accept(listener, self.shared.clone())));
         Ok(())
+    }
+}
+
+/// A socket stays in the namespace it was made in, whoever uses it later.
+fn bind(place: Option<&Place>, address: SocketAddr) -> Result<TcpListener> {
+    match place {
+        None => Ok(TcpListener::bind(address)?),
+        Some(place) => Ok(place.within(|| TcpListener::bind(address))??),
     }
 }
 

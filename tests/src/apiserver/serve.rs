@@ -75,7 +75,7 @@ async fn answer(
     if watch {
         return Ok(self::watch(shared, resource, selection, &query, &faults));
     }
-    sleep(faults.list_delay).await;
+    sleep(faults.list_delays.get(&resource).copied().unwrap_or_default()).await;
     Ok(list(&shared, resource, &selection, &query))
 }
 
