@@ -2,7 +2,9 @@
 //!
 //! The kernel goes on by itself: whatever happens here, what is pinned keeps translating.
 
+use std::io;
 use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
@@ -64,11 +66,13 @@ pub struct Config {
 
 /// Run until SIGTERM or SIGINT.
 pub async fn run(config: Config) -> Result<()> {
+    // Before anything is made: a source that cannot be read leaves nothing behind.
+    let source = Opened::open(&config).await?;
     let mut agent = Agent::start(&config)?;
     let (events, mut queue) = mpsc::channel(EVENT_QUEUE_EVENTS);
-    let (addresses, mut node_addresses) = watch::channel(Vec::new());
+    let (addresses, mut node_addresses) = watch::channel(None);
     let mut follower = tokio::spawn(net::addresses::follow(addresses));
-    let mut watcher = tokio::spawn(watch_source(config, events));
+    let mut watcher = tokio::spawn(source.watch(config.node_name, events));
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut tick = interval(TICK);
@@ -87,7 +91,10 @@ pub async fn run(config: Config) -> Result<()> {
                 }
             }
             Ok(()) = node_addresses.changed() => {
-                agent.model.set_node_addresses(node_addresses.borrow_and_update().clone());
+                if let Some(addresses) = node_addresses.borrow_and_update().clone() {
+                    agent.knows_addresses = true;
+                    agent.model.set_node_addresses(addresses);
+                }
             }
             ended = &mut watcher => bail_on(ended, "the source of Services")?,
             ended = &mut follower => bail_on(ended, "the watch over the node's addresses")?,
@@ -110,21 +117,43 @@ fn bail_on(ended: Result<Result<()>, tokio::task::JoinError>, what: &str) -> Res
     }
 }
 
-async fn watch_source(config: Config, events: mpsc::Sender<Event>) -> Result<()> {
-    match config.source {
-        Source::Manifests(directory) => source::files::watch(directory, events).await,
-        Source::Kubernetes { kubeconfig, api_server } => {
-            let access = KubeConfig {
-                kubeconfig,
-                api_server,
-                ..KubeConfig::in_cluster(config.node_name.clone())
-            };
-            let client = source::kube::client(&access).await?;
-            source::kube::watch(client, &config.node_name, events).await;
-            Ok(())
+/// A source that can be read, as far as one can tell without asking it for anything.
+enum Opened {
+    Manifests(PathBuf),
+    Kubernetes(kube::Client),
+}
+
+impl Opened {
+    async fn open(config: &Config) -> Result<Self> {
+        match &config.source {
+            Source::Manifests(directory) => {
+                source::files::check(directory)?;
+                Ok(Self::Manifests(directory.clone()))
+            }
+            Source::Kubernetes { kubeconfig, api_server } => {
+                let access = KubeConfig {
+                    kubeconfig: kubeconfig.clone(),
+                    api_server: api_server.clone(),
+                    ..KubeConfig::in_cluster(config.node_name.clone())
+                };
+                Ok(Self::Kubernetes(source::kube::client(&access).await?))
+            }
+        }
+    }
+
+    async fn watch(self, node_name: String, events: mpsc::Sender<Event>) -> Result<()> {
+        match self {
+            Self::Manifests(directory) => source::files::watch(directory, events).await,
+            Self::Kubernetes(client) => {
+                source::kube::watch(client, &node_name, events).await;
+                Ok(())
+            }
         }
     }
 }
+
+/// The state of every hook.
+type Hooks = Vec<(&'static str, HookState)>;
 
 /// Everything the loop owns.
 struct Agent {
@@ -140,6 +169,9 @@ struct Agent {
     started: Instant,
     ticks: u64,
     swept: bool,
+    knows_addresses: bool,
+    /// A look at the hooks that is under way.
+    look: Option<Receiver<io::Result<Hooks>>>,
     _lock: Lock,
 }
 
@@ -180,12 +212,16 @@ impl Agent {
             started: Instant::now(),
             ticks: 0,
             swept: false,
+            knows_addresses: false,
+            look: None,
             _lock: lock,
         };
         // The maps have been serving: bring their programs up to date at once. New maps are
         // attached when they are filled.
         if agent.object.adopted {
             agent.attach()?;
+            // Until now the report is our predecessor's, who may have been ready.
+            agent.tell();
             tracing::info!("adopted the pinned maps; the kernel never stopped serving from them");
         }
         Ok(agent)
@@ -204,9 +240,9 @@ impl Agent {
     }
 
     /// Apply what is dirty. Nothing is written before the initial lists are complete: half a list
-    /// would take away backends that are alive.
+    /// would take away backends that are alive, and without addresses all NodePorts would go.
     fn reconcile(&mut self) {
-        if !self.model.is_synced() {
+        if !self.model.is_synced() || !self.knows_addresses {
             return;
         }
         if !self.swept {
@@ -280,9 +316,10 @@ impl Agent {
         if self.ticks.is_multiple_of(RETRY_REFUSED_TICKS) {
             self.reconciler.retry_refused(&mut self.model);
         }
+        self.mend_hooks();
         if self.ticks.is_multiple_of(HOUSEKEEPING_TICKS) {
             if self.report.ready {
-                self.mend_hooks();
+                self.look_at_hooks();
             }
             self.tell();
         }
@@ -298,9 +335,29 @@ impl Agent {
         }
     }
 
+    /// Asking the kernel about a link takes its cgroup mutex, which others hold for seconds when
+    /// pods come and go: changes must not wait for that, so the loop does not.
+    fn look_at_hooks(&mut self) {
+        if self.look.is_some() {
+            return;
+        }
+        let (sender, receiver) = channel();
+        let pins = self.pins.clone();
+        tokio::task::spawn_blocking(move || {
+            // Nobody listens any more when we stop.
+            let _ = sender.send(attach::hooks(&pins));
+        });
+        self.look = Some(receiver);
+    }
+
     /// Someone may detach our programs or unpin our links; traffic must not wait for a restart.
     fn mend_hooks(&mut self) {
-        let broken = match attach::hooks(&self.pins) {
+        let found = match self.look.as_ref().map(Receiver::try_recv) {
+            None | Some(Err(TryRecvError::Empty)) => return,
+            Some(found) => found,
+        };
+        self.look = None;
+        let broken = match found.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(hooks) => hooks
                 .into_iter()
                 .filter(|(_, state)| !matches!(state, HookState::Attached(_)))

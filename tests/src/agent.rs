@@ -109,7 +109,8 @@ impl Agent {
     /// An agent that is given these arguments after `run` and no others; not started.
     pub fn prepare_bare(node: &Node, arguments: &[&str]) -> Agent {
         let mut agent = Self::of(node);
-        agent.arguments = std::iter::once(&"run").chain(arguments).map(ToString::to_string).collect();
+        agent.arguments =
+            std::iter::once(&"run").chain(arguments).map(ToString::to_string).collect();
         agent.show_log = true;
         agent
     }

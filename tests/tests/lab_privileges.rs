@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use millrace_tests::agent::{Agent, Source};
 use millrace_tests::lab::{Family, Lab};
+use millrace_tests::manifest::Endpoint;
 use millrace_tests::privileges::{CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON};
 use millrace_tests::wait::{self, CHANGE_TIMEOUT};
 use millrace_tests::world::{SMALL_MAPS, World, cluster_ip, reach};
@@ -51,6 +52,8 @@ fn three_capabilities_are_enough_to_serve_guard_and_restart() -> Result<()> {
     serves(1)?;
     // Something to guard: a Local policy without a local endpoint.
     world.service("local", 2, &[], |service| service.internal_local())?;
+    let elsewhere = Endpoint::ready([10, 244, 9, 9].into(), "n9");
+    world.apply(&world.empty_slice("local", Family::V4).endpoint(elsewhere))?;
     wait::until("the guard to be attached", CHANGE_TIMEOUT, || {
         let status = agent.status_json()?;
         ensure!(status["guardAttached"] == true, "{status}");

@@ -131,7 +131,9 @@ fn missing_capabilities(status: &str) -> Vec<&'static str> {
 /// The cgroup2 directory to attach to: the one given, or where cgroup2 is mounted.
 pub fn cgroup_root(given: Option<&Path>) -> Result<PathBuf, Missing> {
     match given {
-        Some(path) if file_system(path)? == CGROUP2_MAGIC => Ok(path.to_owned()),
+        Some(path) if file_system("--cgroup-root", path)? == CGROUP2_MAGIC && path.is_dir() => {
+            Ok(path.to_owned())
+        }
         Some(path) => Err(Missing::NotCgroup2 { path: path.to_owned() }),
         None => mounted("cgroup2")?.ok_or(Missing::NoCgroup2),
     }
@@ -143,7 +145,7 @@ pub fn bpffs(given: Option<&Path>) -> Result<PathBuf, Missing> {
         return mounted("bpf")?.ok_or(Missing::NoBpffs);
     };
     let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path);
-    if file_system(existing)? != BPF_FS_MAGIC {
+    if file_system("--bpffs", existing)? != BPF_FS_MAGIC {
         return Err(Missing::NotBpffs { path: path.to_owned() });
     }
     fs::create_dir_all(path).map_err(|error| Missing::Io {
@@ -157,7 +159,7 @@ pub fn bpffs(given: Option<&Path>) -> Result<PathBuf, Missing> {
 /// As [`bpffs`], for commands that only read: nothing is made.
 pub fn bpffs_to_read(given: Option<&Path>) -> Result<PathBuf, Missing> {
     match given {
-        Some(path) if file_system(path)? == BPF_FS_MAGIC => Ok(path.to_owned()),
+        Some(path) if file_system("--bpffs", path)? == BPF_FS_MAGIC => Ok(path.to_owned()),
         Some(path) => Err(Missing::NotBpffs { path: path.to_owned() }),
         None => mounted("bpf")?.ok_or(Missing::NoBpffs),
     }
@@ -171,8 +173,9 @@ pub fn cgroup_id(path: &Path) -> Result<u64, Missing> {
     }
 }
 
-fn file_system(path: &Path) -> Result<i64, Missing> {
-    let io = |error| Missing::Io { what: "look at", path: path.to_owned(), error };
+/// Magic number of the file system that a flag's path is on.
+fn file_system(flag: &'static str, path: &Path) -> Result<i64, Missing> {
+    let io = |error| Missing::Io { what: flag, path: path.to_owned(), error };
     let c_path =
         CString::new(path.as_os_str().as_bytes()).map_err(|error| io(io::Error::other(error)))?;
     // SAFETY: plain integers; zero is valid.

@@ -81,9 +81,14 @@ impl Object {
         let directory = if present.is_empty() || adopted { pins.maps() } else { pins.new_maps() };
         std::fs::create_dir_all(&directory)
             .with_context(|| format!("create {}", directory.display()))?;
-        let programs = load_programs(&directory, settings)?;
-        let store = Store::open(&directory, settings.capacity)?;
-        Ok(Self { programs, store, adopted })
+        let loaded = load_programs(&directory, settings).and_then(|programs| {
+            let store = Store::open(&directory, settings.capacity)?;
+            Ok(Self { programs, store, adopted })
+        });
+        if loaded.is_err() && !adopted {
+            pins.forget(&directory);
+        }
+        loaded
     }
 }
 
@@ -161,7 +166,13 @@ fn load_programs(
             loader.map_max_entries(name, rows);
         }
     }
-    let mut ebpf = loader.load(OBJECT).context("load the BPF maps")?;
+    let mut ebpf = loader.load(OBJECT).with_context(|| {
+        let Capacity { services, backends, slots, frontends } = settings.capacity;
+        format!(
+            "load the BPF maps with --max-services {services} --max-backends {backends} \
+             --max-slots {slots} --max-frontends {frontends} (is that more than the kernel gives?)"
+        )
+    })?;
     #[cfg(feature = "bpf-log")]
     super::log::start(&mut ebpf)?;
     let mut programs = BTreeMap::new();

@@ -65,6 +65,15 @@ impl Pins {
         fs::create_dir_all(self.links())
     }
 
+    /// Remove what a start that failed has made: its maps, and the directories if nothing else is
+    /// in them. Fails quietly: there is an error to report already.
+    pub fn forget(&self, maps: &Path) {
+        let _ = remove(maps);
+        for directory in [self.links(), self.maps(), self.root.clone()] {
+            let _ = fs::remove_dir(directory);
+        }
+    }
+
     /// Put the newly filled maps in force. Programs already use them: only their names move.
     pub fn promote_new_maps(&self) -> io::Result<()> {
         remove(&self.maps())?;

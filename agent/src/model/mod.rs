@@ -44,6 +44,7 @@ pub struct Model {
     slices: HashMap<Arc<ObjectName>, Seen<Slice>>,
     service_list: ListState,
     slice_list: ListState,
+    node_list_complete: bool,
     dirty: BTreeSet<Arc<ObjectName>>,
     problems: BTreeMap<(Kind, Arc<ObjectName>), Box<[Problem]>>,
     source_conditions: BTreeMap<String, String>,
@@ -85,6 +86,7 @@ impl Model {
             slices: HashMap::new(),
             service_list: ListState::default(),
             slice_list: ListState::default(),
+            node_list_complete: false,
             dirty: BTreeSet::new(),
             problems: BTreeMap::new(),
             source_conditions: BTreeMap::new(),
@@ -113,10 +115,10 @@ impl Model {
         }
     }
 
-    /// Whether all Services and EndpointSlices there were at the start are known. Before that,
-    /// planning would take what is not known yet for deleted.
+    /// Whether all there was at the start is known. Before that, planning would take what is not
+    /// known yet for deleted, and this node for one without a zone.
     pub const fn is_synced(&self) -> bool {
-        self.service_list.complete && self.slice_list.complete
+        self.service_list.complete && self.slice_list.complete && self.node_list_complete
     }
 
     /// The addresses of the node's interfaces: where NodePorts are served when the Node object does
@@ -206,6 +208,7 @@ impl Model {
 
     /// A full list is complete: what was not in it is gone.
     fn sweep(&mut self, kind: Kind) {
+        self.node_list_complete |= kind == Kind::Node;
         let Some(list) = self.list_mut(kind) else { return };
         list.complete = true;
         let number = list.number;

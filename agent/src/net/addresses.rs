@@ -15,14 +15,14 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// How often to look without a notification: the kernel drops some when we are slow.
 const RESYNC: Duration = Duration::from_secs(30);
 
-/// Read the addresses now, and keep `sender` up to date until nobody listens.
-pub async fn follow(sender: watch::Sender<Vec<IpAddr>>) -> Result<()> {
+/// Read the addresses now, and keep `sender` up to date until nobody listens. None: not read yet.
+pub async fn follow(sender: watch::Sender<Option<Vec<IpAddr>>>) -> Result<()> {
     let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
     let (connection, handle, mut notifications) =
         rtnetlink::new_multicast_connection(&groups).context("open a netlink socket")?;
     let connection = tokio::spawn(connection);
     loop {
-        let addresses = read(&handle).await?;
+        let addresses = Some(read(&handle).await?);
         sender.send_if_modified(|known| {
             let changed = *known != addresses;
             *known = addresses;
@@ -72,10 +72,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_loopback_address_is_among_ours() {
-        let (sender, mut receiver) = watch::channel(Vec::new());
+        let (sender, mut receiver) = watch::channel(None);
         let task = tokio::spawn(follow(sender));
         receiver.changed().await.unwrap();
-        assert!(receiver.borrow().contains(&"127.0.0.1".parse().unwrap()));
+        let addresses = receiver.borrow().clone().unwrap();
+        assert!(addresses.contains(&"127.0.0.1".parse().unwrap()));
         drop(receiver);
         task.await.unwrap().unwrap();
     }
