@@ -30,6 +30,10 @@ const HOUSEKEEPING_TICKS: u64 = 4;
 /// Ticks between attempts to fit in services that were refused: what others give up becomes free
 /// after the planner's grace period.
 const RETRY_REFUSED_TICKS: u64 = 24;
+/// How long to wait for another agent to let go of the pins.
+const OWNER_WAIT: Duration = Duration::from_secs(30);
+/// How often to look whether it has.
+const OWNER_POLL: Duration = Duration::from_millis(50);
 /// Events taken before a round, at most: a flood must not keep what is known from being applied.
 const EVENTS_PER_ROUND: usize = 65_536;
 
@@ -126,6 +130,28 @@ async fn watch_source(config: Config, events: mpsc::Sender<Event>) -> Result<()>
     }
 }
 
+/// Wait for the present owner to go: one that was killed may take a while to be gone.
+fn become_owner(pins: &Pins) -> Result<Lock> {
+    let begun = Instant::now();
+    let mut said = false;
+    loop {
+        if let Some(lock) = pins.lock().context("lock the pins")? {
+            return Ok(lock);
+        }
+        if begun.elapsed() > OWNER_WAIT {
+            bail!(
+                "another agent owns {} (`millrace status` shows its pid): stop it first, or give \
+                 this one its own --bpffs and --cgroup-root",
+                pins.root().display()
+            );
+        }
+        if !std::mem::replace(&mut said, true) {
+            tracing::info!("waiting for the agent that owns {}", pins.root().display());
+        }
+        std::thread::sleep(OWNER_POLL);
+    }
+}
+
 /// Everything the loop owns.
 struct Agent {
     model: Model,
@@ -140,7 +166,7 @@ struct Agent {
     started: Instant,
     ticks: u64,
     swept: bool,
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl Agent {
@@ -152,13 +178,7 @@ impl Agent {
         let pins = Pins::new(&bpffs);
         std::fs::create_dir_all(pins.root())
             .with_context(|| format!("create {}", pins.root().display()))?;
-        let Some(lock) = pins.lock().context("lock the pins")? else {
-            bail!(
-                "another agent owns {}: stop it first, or give this one its own --bpffs and \
-                 --cgroup-root",
-                pins.root().display()
-            );
-        };
+        let lock = become_owner(&pins)?;
         let settings = Settings {
             capacity: config.capacity,
             node_netns_cookie: net::cookie::netns_cookie()
@@ -180,7 +200,7 @@ impl Agent {
             started: Instant::now(),
             ticks: 0,
             swept: false,
-            _lock: lock,
+            lock,
         };
         // The maps have been serving: bring their programs up to date at once. New maps are
         // attached when they are filled.
@@ -352,6 +372,7 @@ impl Agent {
 
     fn leave(&mut self) {
         self.tell();
+        self.lock.release();
         tracing::info!("stopping; what is pinned keeps serving");
     }
 }
