@@ -182,7 +182,8 @@ fn send<A: Rows>(ctx: &SockAddr, address: A) -> Outcome<A> {
     }
 }
 
-/// On to the backend of a connected socket, if it still serves; else let the application dial again.
+/// On to the backend of a connected socket, if it still serves; else let the application dial
+/// again.
 #[inline(always)]
 fn same_backend<A: Rows>(peer: &Peer) -> Outcome<A> {
     if let Some(address) = A::from_v6(peer.backend)
