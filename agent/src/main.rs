@@ -11,6 +11,9 @@ use millrace::plan::op::Capacity;
 use millrace::run::{self, Config, Source};
 use tracing_subscriber::EnvFilter;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Kubernetes Services in the kernel, on every node, beside any CNI, without kube-proxy.
 #[derive(Parser)]
 #[command(name = "millrace", disable_version_flag = true, arg_required_else_help = true)]
@@ -103,6 +106,11 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(command: Command) -> Result<ExitCode> {
+    if !matches!(command, Command::Run(_)) {
+        // `millrace services | head` should end quietly, as other commands do.
+        // SAFETY: no other thread runs yet; SIG_DFL is a valid disposition.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    }
     match command {
         Command::Run(args) => serve(args)?,
         Command::Status(args) => return ctl::status::status(args.bpffs.as_deref(), args.output),

@@ -32,6 +32,10 @@ const HOUSEKEEPING_TICKS: u64 = 4;
 /// Ticks between attempts to fit in services that were refused: what others give up becomes free
 /// after the planner's grace period.
 const RETRY_REFUSED_TICKS: u64 = 24;
+/// How long to wait for another agent to let go of the pins.
+const OWNER_WAIT: Duration = Duration::from_secs(30);
+/// How often to look whether it has.
+const OWNER_POLL: Duration = Duration::from_millis(50);
 /// Events taken before a round, at most: a flood must not keep what is known from being applied.
 const EVENTS_PER_ROUND: usize = 65_536;
 
@@ -155,6 +159,28 @@ impl Opened {
 /// The state of every hook.
 type Hooks = Vec<(&'static str, HookState)>;
 
+/// Wait for the present owner to go: one that was killed may take a while to be gone.
+fn become_owner(pins: &Pins) -> Result<Lock> {
+    let begun = Instant::now();
+    let mut said = false;
+    loop {
+        if let Some(lock) = pins.lock().context("lock the pins")? {
+            return Ok(lock);
+        }
+        if begun.elapsed() > OWNER_WAIT {
+            bail!(
+                "another agent owns {} (`millrace status` shows its pid): stop it first, or give \
+                 this one its own --bpffs and --cgroup-root",
+                pins.root().display()
+            );
+        }
+        if !std::mem::replace(&mut said, true) {
+            tracing::info!("waiting for the agent that owns {}", pins.root().display());
+        }
+        std::thread::sleep(OWNER_POLL);
+    }
+}
+
 /// Everything the loop owns.
 struct Agent {
     model: Model,
@@ -172,7 +198,7 @@ struct Agent {
     knows_addresses: bool,
     /// A look at the hooks that is under way.
     look: Option<Receiver<io::Result<Hooks>>>,
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl Agent {
@@ -184,13 +210,7 @@ impl Agent {
         let pins = Pins::new(&bpffs);
         std::fs::create_dir_all(pins.root())
             .with_context(|| format!("create {}", pins.root().display()))?;
-        let Some(lock) = pins.lock().context("lock the pins")? else {
-            bail!(
-                "another agent owns {}: stop it first, or give this one its own --bpffs and \
-                 --cgroup-root",
-                pins.root().display()
-            );
-        };
+        let lock = become_owner(&pins)?;
         let settings = Settings {
             capacity: config.capacity,
             node_netns_cookie: net::cookie::netns_cookie()
@@ -214,7 +234,7 @@ impl Agent {
             swept: false,
             knows_addresses: false,
             look: None,
-            _lock: lock,
+            lock,
         };
         // The maps have been serving: bring their programs up to date at once. New maps are
         // attached when they are filled.
@@ -322,6 +342,7 @@ impl Agent {
                 self.look_at_hooks();
             }
             self.tell();
+            give_back_memory();
         }
     }
 
@@ -409,17 +430,15 @@ impl Agent {
 
     fn leave(&mut self) {
         self.tell();
+        self.lock.release();
         tracing::info!("stopping; what is pinned keeps serving");
     }
 }
 
 /// Return to the system what decoding the initial lists left free: several times what is kept.
 fn give_back_memory() {
-    // SAFETY: trims the allocator's free lists; no memory in use is touched.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0)
-    };
+    // SAFETY: takes a flag; no memory in use is touched.
+    unsafe { libmimalloc_sys::mi_collect(true) };
 }
 
 fn first_report(config: &Config, cgroup_root: &std::path::Path) -> Report {

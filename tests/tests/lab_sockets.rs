@@ -124,6 +124,41 @@ fn redial_with_the_same_socket() -> Result<()> {
     Ok(())
 }
 
+/// A disconnected socket has forgotten the service, though it goes to the same backend.
+#[test]
+fn disconnected_sockets_forget_what_they_dialled() -> Result<()> {
+    let world = two_services()?;
+    for &family in world.lab.families() {
+        let service = cluster_ip(family, 2);
+        let backend = SocketAddr::new(world.pod_address("n2/b", family), TARGET_PORT);
+        let words = [service, backend].map(|to| to.to_string());
+        let outcomes = run(&world, &["disconnect", &words[0], &words[1]])?;
+        ensure!(outcomes.len() == 4, "{outcomes:?}");
+        for (outcome, to) in outcomes.iter().zip([service, backend, service, backend]) {
+            ensure!(outcome.who() == "b" && outcome.peer == Some(to), "{outcome:?}");
+        }
+    }
+    Ok(())
+}
+
+/// What a connected UDP socket sends to its own peer by address goes to its own backend: answers of
+/// any other would not reach it.
+#[test]
+fn a_connected_udp_socket_that_sends_by_address_stays_with_its_backend() -> Result<()> {
+    let world = World::new(Lab::builder().pods("n1", &["client", "a", "b", "c"]))?;
+    world.service("web", 1, &["n1/a", "n1/b", "n1/c"], |service| service)?;
+    for &family in world.lab.families() {
+        let to = cluster_ip(family, 1);
+        reach(world.lab.pod("n1", "client"), to, &["a", "b", "c"])?;
+        let outcomes = run(&world, &["send-to-own-peer", &to.to_string()])?;
+        ensure!(outcomes.len() == 9, "{outcomes:?}");
+        for outcome in &outcomes {
+            ensure!(outcome.ok && outcome.server == outcomes[0].server, "{outcomes:?}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn sockets_opened_before_the_service_existed() -> Result<()> {
     let world = World::new(Lab::builder().pods("n1", &["client", "a"]))?;

@@ -4,6 +4,8 @@
 //! is set aside with its reason, and the others go on.
 
 pub mod batch;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -99,7 +99,7 @@ impl Pins {
         let directory = File::open(&self.root)?;
         // SAFETY: an open descriptor and valid flags.
         if unsafe { libc::flock(directory.as_raw_fd(), how | libc::LOCK_NB) } == 0 {
-            return Ok(Some(Lock { _directory: directory }));
+            return Ok(Some(Lock { directory }));
         }
         match io::Error::last_os_error() {
             error if error.raw_os_error() == Some(libc::EWOULDBLOCK) => Ok(None),
@@ -108,10 +108,18 @@ impl Pins {
     }
 }
 
+impl Lock {
+    /// Let the next owner in, without waiting for the rest of this process to end.
+    pub fn release(&self) {
+        // SAFETY: an open descriptor and a valid flag. Unlocking what one holds does not fail.
+        unsafe { libc::flock(self.directory.as_raw_fd(), libc::LOCK_UN) };
+    }
+}
+
 /// Ownership of the pins; the kernel releases it with the process, however that ends.
 #[derive(Debug)]
 pub struct Lock {
-    _directory: File,
+    directory: File,
 }
 
 fn open(path: &Path) -> io::Result<Option<OwnedFd>> {

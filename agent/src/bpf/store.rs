@@ -97,14 +97,27 @@ impl Map {
             .map_err(self.error("delete from"))
     }
 
-    /// Read every row.
-    fn read<K: Row, V: Row>(&self) -> Result<Vec<(K, V)>, MapError> {
+    /// Every row that `wanted` wants.
+    fn read<K: Row, V: Row>(
+        &self,
+        wanted: impl Fn(&K, &V) -> bool,
+    ) -> Result<Vec<(K, V)>, MapError> {
         let mut rows = Vec::new();
+        self.scan(|key, value| {
+            if wanted(&key, &value) {
+                rows.push((key, value));
+            }
+        })?;
+        Ok(rows)
+    }
+
+    /// Show every row.
+    fn scan<K: Row, V: Row>(&self, mut show: impl FnMut(K, V)) -> Result<(), MapError> {
         let mut capacity = BATCH_ROWS;
+        let mut keys = vec![0; capacity * size_of::<K>()];
+        let mut values = vec![0; capacity * size_of::<V>()];
         let mut position = None;
         loop {
-            let mut keys = vec![0; capacity * size_of::<K>()];
-            let mut values = vec![0; capacity * size_of::<V>()];
             let start = position;
             let count = u32::try_from(capacity).unwrap_or(u32::MAX);
             let step = sys::map_lookup_batch(
@@ -119,19 +132,21 @@ impl Map {
                     if error.raw_os_error() == Some(libc::ENOSPC) && capacity < BATCH_ROWS_MAX =>
                 {
                     capacity *= 2;
+                    keys.resize(capacity * size_of::<K>(), 0);
+                    values.resize(capacity * size_of::<V>(), 0);
                     position = start;
                     continue;
                 }
                 other => other.map_err(self.error("read"))?,
             };
             let pairs = keys.chunks(size_of::<K>()).zip(values.chunks(size_of::<V>()));
-            rows.extend(
-                pairs
-                    .take(step.count as usize)
-                    .filter_map(|(key, value)| Some((K::from_bytes(key)?, V::from_bytes(value)?))),
-            );
+            for (key, value) in pairs.take(step.count as usize) {
+                if let (Some(key), Some(value)) = (K::from_bytes(key), V::from_bytes(value)) {
+                    show(key, value);
+                }
+            }
             if step.done {
-                return Ok(rows);
+                return Ok(());
             }
         }
     }
@@ -233,8 +248,8 @@ impl Store {
     /// dialled where nothing served. Every place of the `peers` map is looked at.
     pub fn has_stale_udp(&self) -> Result<bool, MapError> {
         let udp = Protocol::Udp as u8;
-        let mut records = self.peers.read::<u32, PeerSlot>()?;
-        records.retain(|(_, slot)| slot.owner != 0 && slot.protocol == udp);
+        let of_udp = |_: &u32, slot: &PeerSlot| slot.owner != 0 && slot.protocol == udp;
+        let records = self.peers.read(of_udp)?;
         for (_, slot) in records {
             let stale = match slot.peer.backend.unmapped() {
                 Some(_) => self.is_gone::<V4>(&self.backends_v4, &slot.peer)?,
@@ -296,22 +311,19 @@ impl MapStore for Store {
 
     fn snapshot(&self) -> anyhow::Result<Snapshot> {
         let mut slots = vec![0; self.capacity.slots as usize];
-        for (index, id) in self.slots.read::<u32, u32>()? {
+        self.slots.scan(|index: u32, id: u32| {
             if let Some(slot) = slots.get_mut(index as usize) {
                 *slot = id;
             }
-        }
-        let mut snapshot = Snapshot {
-            services: self.services.read::<u32, ServiceRow>()?,
-            backends_v4: self.backends_v4.read::<u32, Backend<V4>>()?,
-            backends_v6: self.backends_v6.read::<u32, Backend<V6>>()?,
+        })?;
+        Ok(Snapshot {
+            services: self.services.read(|_: &u32, _: &ServiceRow| true)?,
+            backends_v4: self.backends_v4.read(|_: &u32, row: &Backend<V4>| row.generation > 0)?,
+            backends_v6: self.backends_v6.read(|_: &u32, row: &Backend<V6>| row.generation > 0)?,
             slots,
-            frontends_v4: self.frontends_v4.read::<FrontendKey<V4>, Frontend>()?,
-            frontends_v6: self.frontends_v6.read::<FrontendKey<V6>, Frontend>()?,
-        };
-        snapshot.backends_v4.retain(|(_, row)| row.generation > 0);
-        snapshot.backends_v6.retain(|(_, row)| row.generation > 0);
-        Ok(snapshot)
+            frontends_v4: self.frontends_v4.read(|_: &FrontendKey<V4>, _: &Frontend| true)?,
+            frontends_v6: self.frontends_v6.read(|_: &FrontendKey<V6>, _: &Frontend| true)?,
+        })
     }
 
     fn capacity(&self) -> Capacity {

@@ -106,6 +106,7 @@ impl Model {
             Event::Apply(Object::EndpointSlice(object)) => self.apply_slice(&object),
             Event::Apply(Object::Node(object)) => self.apply_node(&object),
             Event::Delete(kind, name) => self.delete(kind, &namespaced(name)),
+            Event::Keep(kind, name) => self.keep(kind, &namespaced(name)),
             Event::Condition { key, message: Some(message) } => {
                 self.source_conditions.insert(key, message);
             }
@@ -187,9 +188,21 @@ impl Model {
         let problems = self.problems.values().flatten();
         let mut conditions: BTreeMap<String, String> =
             problems.map(|problem| (problem.key(), problem.message())).collect();
+        if self.node_list_complete && !self.node.is_known() {
+            let (key, message) = self.unknown_node();
+            conditions.insert(key, message);
+        }
         let sources = self.source_conditions.iter();
         conditions.extend(sources.map(|(key, message)| (key.clone(), message.clone())));
         conditions
+    }
+
+    fn unknown_node(&self) -> (String, String) {
+        let message = "no Node of this name is known: without its zone, hints by zone are not \
+                       obeyed, and NodePorts are served on the addresses of the interfaces; if the \
+                       name is wrong, no endpoint counts as local: give --node-name the name that \
+                       `kubectl get nodes` shows";
+        (format!("Node {}", self.node_name), message.to_owned())
     }
 
     fn problems_of(&self, kind: Kind, name: &Arc<ObjectName>) -> impl Iterator<Item = Problem> {
@@ -232,6 +245,24 @@ impl Model {
             Kind::Node => return,
         }
         self.problems.remove(&(kind, name));
+    }
+
+    /// The object is in the present list, as it was.
+    fn keep(&mut self, kind: Kind, name: &ObjectName) {
+        let (services, slices) = (self.service_list.number, self.slice_list.number);
+        match kind {
+            Kind::Service => {
+                if let Some(entry) = self.services.get_mut(name) {
+                    entry.list = services;
+                }
+            }
+            Kind::EndpointSlice => {
+                if let Some(seen) = self.slices.get_mut(name) {
+                    seen.list = slices;
+                }
+            }
+            Kind::Node => {}
+        }
     }
 
     fn apply_service(&mut self, object: &slim::Service) {

@@ -14,6 +14,8 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// traffic should not change meanwhile.
 #[derive(Default)]
 pub(super) struct Node {
+    /// The Node object was seen.
+    known: bool,
     pub(super) zone: Option<Box<str>>,
     /// From the Node object.
     internal: Vec<IpAddr>,
@@ -36,9 +38,15 @@ impl Node {
         let zone: Option<Box<str>> = label.map(|zone| zone.as_str().into());
         let internal = internal_addresses(&object.status.addresses, reading);
         let changed = Changed { zone: zone != self.zone, addresses: internal != self.internal };
+        self.known = true;
         self.zone = zone;
         self.internal = internal;
         changed
+    }
+
+    /// Whether the Node object was ever seen.
+    pub(super) const fn is_known(&self) -> bool {
+        self.known
     }
 
     /// Take the addresses of the interfaces in.

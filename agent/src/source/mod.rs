@@ -106,6 +106,8 @@ pub enum Event {
     Apply(Object),
     /// The object is gone.
     Delete(Kind, ObjectName),
+    /// The object exists but cannot be read: its last good state, if any, stays in force.
+    Keep(Kind, ObjectName),
     /// The full list is complete: what it did not name is gone (mark and sweep).
     Complete(Kind),
     /// Something about the source itself that a person should know, replacing what was said before

@@ -61,6 +61,13 @@ impl<'a> SockAddr<'a> {
         protocol == Protocol::Tcp && destination == 0
     }
 
+    /// Whether the socket is connected: only then it has a destination port.
+    #[inline(always)]
+    pub fn is_connected(&self) -> bool {
+        // SAFETY: the context's socket, whose fields these hooks may read, each at its full width.
+        (unsafe { read_volatile(&raw const (*self.socket()).dst_port) }) != 0
+    }
+
     /// The socket's cookie.
     #[inline(always)]
     pub fn cookie(&self) -> u64 {

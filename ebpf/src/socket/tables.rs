@@ -86,6 +86,13 @@ impl<A: Rows> Tables<A> for Kernel<'_> {
     }
     #[inline(always)]
     fn set_affinity(&self, key: &AffinityKey, entry: &AffinityEntry) {
+        if let Some(row) = maps::AFFINITY.get_ptr_mut(key) {
+            // An update of the whole row would cost as much as all the rest of the program.
+            // SAFETY: a row of the map. Whoever reads a half-written one finds a generation that
+            // does not fit, and chooses anew.
+            unsafe { *row = *entry };
+            return;
+        }
         // Fails only when memory is short; then the next connection chooses anew.
         let _ = maps::AFFINITY.insert(key, entry, u64::from(BPF_ANY));
     }

@@ -1,8 +1,10 @@
 //! On the way out: a frontend's address becomes a backend's.
 
 use millrace_common::address::{Address, Be16, Protocol, V4};
+use millrace_common::backend::state;
 use millrace_common::counters::Counter;
 use millrace_common::frontend::FrontendKey;
+use millrace_common::peer::Peer;
 use millrace_common::select::{self, Decision, Target};
 
 use super::record::{self, Sticky};
@@ -146,6 +148,14 @@ fn send<A: Rows>(ctx: &SockAddr, address: A) -> Outcome<A> {
     let kernel = Kernel(ctx);
     let mut decision = select::gate(&kernel, &frontend);
     if decision.is_none() {
+        // A connected socket hears nobody but its own backend: what it sends to the same frontend
+        // by address must go there too.
+        if ctx.is_connected()
+            && let Some(peer) = record::connected(ctx.cookie(), socket)
+            && peer.is_of(address.to_v6(), key.port)
+        {
+            return same_backend(peer);
+        }
         match record::sticky(socket, &key, frontend.service) {
             Sticky::Target(address, port) => return Outcome::Rewrite(address, port),
             Sticky::Stale => count(Counter::UdpRepicked),
@@ -170,6 +180,20 @@ fn send<A: Rows>(ctx: &SockAddr, address: A) -> Outcome<A> {
         }
         _ => without_target(decision),
     }
+}
+
+/// On to the backend of a connected socket, if it still serves; else let the application dial
+/// again.
+#[inline(always)]
+fn same_backend<A: Rows>(peer: &Peer) -> Outcome<A> {
+    if let Some(address) = A::from_v6(peer.backend)
+        && let Some(backend) = A::backend(peer.id)
+        && backend.is_usable(peer.generation, state::CLUSTER | state::LOCAL | state::SERVING)
+    {
+        return Outcome::Rewrite(address, peer.backend_port);
+    }
+    count(Counter::StaleUdpRefused);
+    Outcome::Refuse
 }
 
 #[inline(always)]

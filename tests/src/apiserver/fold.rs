@@ -98,6 +98,12 @@ impl Fold {
                 self.objects.remove(&(kind, name));
                 line
             }
+            Event::Keep(kind, name) => {
+                if let Some(marked) = self.marked.get_mut(&kind) {
+                    marked.remove(&name);
+                }
+                format!("keep {kind} {name}")
+            }
             Event::Complete(kind) => {
                 for name in self.marked.remove(&kind).unwrap_or_default() {
                     self.objects.remove(&(kind, name));

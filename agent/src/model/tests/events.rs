@@ -191,3 +191,36 @@ fn the_model_can_move_to_another_thread() {
     is_send::<Model>();
     is_send::<crate::plan::Planner>();
 }
+
+#[test]
+fn what_a_list_names_but_cannot_show_keeps_its_last_good_state() {
+    let mut model = Model::new(HERE);
+    let object = service("svc", json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}));
+    apply(&mut model, [Event::Begin(Kind::Service), object, Event::Complete(Kind::Service)]);
+    let before = desired(&model);
+    assert_eq!(before.ports.len(), 1);
+    let name = name("svc");
+    apply(
+        &mut model,
+        [
+            Event::Begin(Kind::Service),
+            Event::Keep(Kind::Service, name.clone()),
+            Event::Complete(Kind::Service),
+        ],
+    );
+    assert_eq!(model.desired(&name), before);
+    apply(&mut model, [Event::Begin(Kind::Service), Event::Complete(Kind::Service)]);
+    assert!(model.desired(&name).ports.is_empty());
+}
+
+#[test]
+fn a_node_that_nobody_knows_is_a_condition() {
+    let mut model = Model::new(HERE);
+    model.apply(Event::Begin(Kind::Node));
+    assert!(model.conditions().is_empty(), "the list is not complete");
+    model.apply(Event::Complete(Kind::Node));
+    let conditions = model.conditions();
+    assert!(conditions[&format!("Node {HERE}")].contains("--node-name"), "{conditions:?}");
+    model.apply(node("", &[]));
+    assert!(model.conditions().is_empty());
+}

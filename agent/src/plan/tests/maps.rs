@@ -12,43 +12,43 @@ use crate::plan::op::{Capacity, Op, Snapshot};
 
 /// All maps the planner writes.
 #[derive(Clone)]
-pub(super) struct Maps {
+pub(crate) struct Maps {
     capacity: Capacity,
-    pub(super) services: BTreeMap<u32, ServiceRow>,
-    pub(super) v4: Family<V4>,
-    pub(super) v6: Family<V6>,
-    pub(super) slots: Vec<u32>,
+    pub(crate) services: BTreeMap<u32, ServiceRow>,
+    pub(crate) v4: Family<V4>,
+    pub(crate) v6: Family<V6>,
+    pub(crate) slots: Vec<u32>,
 }
 
 /// Those of one family.
 #[derive(Clone)]
-pub(super) struct Family<A> {
-    pub(super) backends: BTreeMap<u32, Backend<A>>,
-    pub(super) frontends: BTreeMap<FrontendKey<A>, Frontend>,
+pub(crate) struct Family<A> {
+    pub(crate) backends: BTreeMap<u32, Backend<A>>,
+    pub(crate) frontends: BTreeMap<FrontendKey<A>, Frontend>,
 }
 
 /// What a client sees behind a frontend: the service, the flags that matter, both sets of backends.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Answer {
-    pub(super) service: String,
-    pub(super) flags: u32,
-    pub(super) affinity_secs: u32,
-    pub(super) near: Vec<SocketAddr>,
-    pub(super) far: Vec<SocketAddr>,
+pub(crate) struct Answer {
+    pub(crate) service: String,
+    pub(crate) flags: u32,
+    pub(crate) affinity_secs: u32,
+    pub(crate) near: Vec<SocketAddr>,
+    pub(crate) far: Vec<SocketAddr>,
 }
 
 /// All answers, by address, port and protocol.
-pub(super) type Answers = BTreeMap<(IpAddr, u16, u8), Answer>;
+pub(crate) type Answers = BTreeMap<(IpAddr, u16, u8), Answer>;
 
 impl Maps {
-    pub(super) fn new(capacity: Capacity) -> Self {
+    pub(crate) fn new(capacity: Capacity) -> Self {
         let family = Family { backends: BTreeMap::new(), frontends: BTreeMap::new() };
         let v6 = Family { backends: BTreeMap::new(), frontends: BTreeMap::new() };
         let slots = vec![0; capacity.slots as usize];
         Self { capacity, services: BTreeMap::new(), v4: family, v6, slots }
     }
 
-    pub(super) fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         Snapshot {
             services: self.services.clone().into_iter().collect(),
             backends_v4: self.v4.backends.clone().into_iter().collect(),
@@ -61,7 +61,7 @@ impl Maps {
 
     /// Carry operations out, checking after each that the maps are whole and that every frontend
     /// answers as before all of them or as after.
-    pub(super) fn run(&mut self, ops: &[Op]) {
+    pub(crate) fn run(&mut self, ops: &[Op]) {
         let before = self.answers();
         let mut after = self.clone();
         ops.iter().for_each(|op| after.apply(op));
@@ -80,7 +80,7 @@ impl Maps {
     }
 
     /// Carry one operation out.
-    pub(super) fn apply(&mut self, op: &Op) {
+    pub(crate) fn apply(&mut self, op: &Op) {
         match op {
             Op::Service(id, Some(row)) => {
                 assert!((1..=self.capacity.services).contains(id));
@@ -113,7 +113,7 @@ impl Maps {
     }
 
     /// What every frontend answers; panics if a row leads astray.
-    pub(super) fn answers(&self) -> Answers {
+    pub(crate) fn answers(&self) -> Answers {
         let mut answers = Answers::new();
         self.v4.answers(self, &mut answers);
         self.v6.answers(self, &mut answers);

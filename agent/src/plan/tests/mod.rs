@@ -2,7 +2,7 @@
 
 mod capacity;
 mod conflicts;
-mod maps;
+pub(crate) mod maps;
 mod order;
 mod properties;
 mod recovery;

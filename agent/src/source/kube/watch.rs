@@ -213,8 +213,6 @@ impl Follower {
     /// server that lags behind), and neither side holds it whole in memory. Streaming lists
     /// (KEP-3157) would be lighter still, but older servers refuse or ignore them, which takes a
     /// second code path.
-    ///
-    /// What cannot be decoded is not applied and so is swept: there is no word for "it exists".
     async fn list(&mut self, paged: bool) -> Result<String, Failure> {
         let mut begun = false;
         let mut params = ListParams {
@@ -320,6 +318,8 @@ impl Follower {
                 version
             }
             Err(undecodable) => {
+                let name = undecodable.name.clone();
+                send(&self.sender, Event::Keep(self.resource.kind, name)).await;
                 send_all(&self.sender, self.report.bad_object(undecodable)).await;
                 raw.resource_version()
             }

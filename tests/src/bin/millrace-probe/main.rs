@@ -92,6 +92,14 @@ enum Task {
     Redial { a: SocketAddr, b: SocketAddr, backend: SocketAddr },
     /// A TCP socket whose connect to A fails, used again for B
     RedialTcp { a: SocketAddr, b: SocketAddr },
+    /// Sockets connected to a service, disconnected, then connected to one of its backends
+    Disconnect { service: SocketAddr, backend: SocketAddr },
+    /// One UDP socket connected to a service that also sends to it by address
+    SendToOwnPeer {
+        to: SocketAddr,
+        #[arg(long, default_value_t = 8)]
+        count: usize,
+    },
     /// A socket that stays open; commands on stdin: send, peer, connect ADDRESS, close
     Hold {
         kind: hold::HoldKind,
@@ -133,6 +141,8 @@ fn main() -> Result<()> {
         Task::Sendmmsg { a, b } => many::sendmmsg(a, b, limit)?,
         Task::Redial { a, b, backend } => many::redial_udp(&[a, b, backend], limit)?,
         Task::RedialTcp { a, b } => many::redial_tcp(a, b, limit)?,
+        Task::Disconnect { service, backend } => many::disconnect(service, backend, limit)?,
+        Task::SendToOwnPeer { to, count } => many::send_to_own_peer(to, count, limit)?,
         Task::Hold { kind, to, bind } => hold::hold(kind, to, bind, limit)?,
         Task::Load { kind, to } => hold::load(kind, to, limit)?,
         Task::Latency { to, count } => hold::latency(to, count, limit)?,

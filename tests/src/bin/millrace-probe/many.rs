@@ -177,6 +177,39 @@ pub fn redial_udp(targets: &[SocketAddr], limit: Duration) -> Result<()> {
     Ok(())
 }
 
+/// Sockets connected to a service, disconnected, then connected to one of its backends.
+pub fn disconnect(service: SocketAddr, backend: SocketAddr, limit: Duration) -> Result<()> {
+    let ask = |kind, socket: &Socket, outcome: &mut _| match kind {
+        Kind::Tcp => client::ask_tcp(socket, outcome),
+        Kind::Udp => client::ask_udp(socket, outcome),
+    };
+    for kind in [Kind::Tcp, Kind::Udp] {
+        let socket = client::open(kind, &plan(service, limit))?;
+        for to in [service, backend] {
+            client::print(&observe(&to.to_string(), |outcome| {
+                socket.connect(to)?;
+                client::note_names(&socket, outcome);
+                ask(kind, &socket, outcome)
+            }));
+            socket.disconnect()?;
+        }
+    }
+    Ok(())
+}
+
+/// One UDP socket connected to a service that also sends to it by address.
+pub fn send_to_own_peer(to: SocketAddr, count: usize, limit: Duration) -> Result<()> {
+    let socket = client::open(Kind::Udp, &plan(to, limit))?;
+    client::print(&observe("connect", |outcome| {
+        socket.connect(to)?;
+        client::ask_udp(&socket, outcome)
+    }));
+    for _ in 0..count {
+        client::print(&observe("sendto", |outcome| client::ask_to(&socket, to, outcome)));
+    }
+    Ok(())
+}
+
 /// A TCP socket whose first connect fails, then used for another address.
 pub fn redial_tcp(a: SocketAddr, b: SocketAddr, limit: Duration) -> Result<()> {
     let socket = client::open(Kind::Tcp, &plan(a, limit))?;

@@ -193,6 +193,14 @@ impl Socket {
         check(code as isize).map(|_| ())
     }
 
+    /// connect(2) to AF_UNSPEC: the socket is as if it had never been connected.
+    pub fn disconnect(&self) -> io::Result<()> {
+        let nowhere = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
+        let length = mem::size_of_val(&nowhere) as libc::socklen_t;
+        // SAFETY: an open socket, and an address of the length that is given.
+        check(unsafe { libc::connect(self.fd(), &raw const nowhere, length) } as isize).map(drop)
+    }
+
     /// Waits until a non-blocking connect is decided, and returns the decision.
     pub fn finish_connect(&self, limit: Duration) -> io::Result<()> {
         let mut poll = libc::pollfd { fd: self.fd(), events: libc::POLLOUT, revents: 0 };
