@@ -115,7 +115,8 @@ impl Kube {
         })
     }
 
-    /// Waits until the agent has nothing to complain about.
+    /// Waits until the agent has nothing to complain about: after an outage, until its pauses are
+    /// over.
     fn no_conditions(&self) -> Result<()> {
         wait::until("the last condition to be withdrawn", LONGEST_PAUSE, || {
             let status = self.agent.status_json()?;
@@ -139,7 +140,10 @@ impl Kube {
     }
 
     fn outage_is_told(&self) -> Result<()> {
-        self.condition("watch Services", &["refused", "stays in force"])
+        for watch in ["watch Services", "watch EndpointSlices"] {
+            self.condition(watch, &["refused", "stays in force"])?;
+        }
+        Ok(())
     }
 
     /// Runs `steps` while every kind of client dials `web`; not one dialogue may fail.
@@ -221,9 +225,9 @@ fn without_its_api_the_agent_serves_on_and_catches_up_later() -> Result<()> {
         kube.is_not_served(3)?;
         ensure!(kube.agent.status_json()?["ready"] == true);
         kube.server.restart()?;
+        kube.no_conditions()?;
         kube.reaches(2, &["b"])?;
-        kube.reaches(3, &["b"])?;
-        kube.no_conditions()
+        kube.reaches(3, &["b"])
     })?;
     for held in [&mut tcp, &mut udp] {
         ensure!(held.send()?.ok);
@@ -245,8 +249,8 @@ fn what_was_deleted_unseen_is_swept_by_the_next_list() -> Result<()> {
             kube.server.delete(Resource::Services, NAMESPACE, "doomed");
             kube.server.compact();
             kube.server.restart()?;
-            kube.is_not_served(index)?;
-            kube.no_conditions()
+            kube.no_conditions()?;
+            kube.is_not_served(index)
         })?;
     }
     ensure!(kube.server.counts(Resource::Services).lists == 3, "first, and after each compaction");

@@ -91,6 +91,8 @@ fn a_complete_list_sweeps_what_it_did_not_name() {
             Event::Complete(Kind::EndpointSlice),
         ],
     );
+    assert!(!model.is_synced(), "it is not known whether there is a Node");
+    apply(&mut model, [Event::Begin(Kind::Node), Event::Complete(Kind::Node)]);
     assert!(model.is_synced());
     model.take_dirty();
 
