@@ -68,11 +68,12 @@ pub struct Config {
 
 /// Run until SIGTERM or SIGINT.
 pub async fn run(config: Config) -> Result<()> {
+    let source = open_source(&config).await?;
     let mut agent = Agent::start(&config)?;
     let (events, mut queue) = mpsc::channel(EVENT_QUEUE_EVENTS);
     let (addresses, mut node_addresses) = watch::channel(Vec::new());
     let mut follower = tokio::spawn(net::addresses::follow(addresses));
-    let mut watcher = tokio::spawn(watch_source(config, events));
+    let mut watcher = tokio::spawn(watch_source(source, config.node_name, events));
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut tick = interval(TICK);
@@ -114,17 +115,43 @@ fn bail_on(ended: Result<Result<()>, tokio::task::JoinError>, what: &str) -> Res
     }
 }
 
-async fn watch_source(config: Config, events: mpsc::Sender<Event>) -> Result<()> {
-    match config.source {
-        Source::Manifests(directory) => source::files::watch(directory, events).await,
+/// A source that can be followed.
+enum Opened {
+    Manifests(PathBuf),
+    Kubernetes(Box<kube::Client>),
+}
+
+/// See that the source can be reached at all, before anything in the kernel is touched. (An API
+/// server that does not answer can be: it will.)
+async fn open_source(config: &Config) -> Result<Opened> {
+    match &config.source {
+        Source::Manifests(directory) => {
+            std::fs::read_dir(directory).with_context(|| {
+                format!("--manifests {}: create it or name another", directory.display())
+            })?;
+            Ok(Opened::Manifests(directory.clone()))
+        }
         Source::Kubernetes { kubeconfig, api_server } => {
             let access = KubeConfig {
-                kubeconfig,
-                api_server,
+                kubeconfig: kubeconfig.clone(),
+                api_server: api_server.clone(),
                 ..KubeConfig::in_cluster(config.node_name.clone())
             };
-            let client = source::kube::client(&access).await?;
-            source::kube::watch(client, &config.node_name, events).await;
+            Ok(Opened::Kubernetes(Box::new(source::kube::client(&access).await?)))
+        }
+    }
+}
+
+/// Follow the source until nobody listens.
+async fn watch_source(
+    source: Opened,
+    node_name: String,
+    events: mpsc::Sender<Event>,
+) -> Result<()> {
+    match source {
+        Opened::Manifests(directory) => source::files::watch(directory, events).await,
+        Opened::Kubernetes(client) => {
+            source::kube::watch(*client, &node_name, events).await;
             Ok(())
         }
     }
