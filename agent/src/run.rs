@@ -70,13 +70,12 @@ pub struct Config {
 
 /// Run until SIGTERM or SIGINT.
 pub async fn run(config: Config) -> Result<()> {
-    // Before anything is made: a source that cannot be read leaves nothing behind.
-    let source = Opened::open(&config).await?;
+    let source = open_source(&config).await?;
     let mut agent = Agent::start(&config)?;
     let (events, mut queue) = mpsc::channel(EVENT_QUEUE_EVENTS);
     let (addresses, mut node_addresses) = watch::channel(None);
     let mut follower = tokio::spawn(net::addresses::follow(addresses));
-    let mut watcher = tokio::spawn(source.watch(config.node_name, events));
+    let mut watcher = tokio::spawn(watch_source(source, config.node_name, events));
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut tick = interval(TICK);
@@ -121,37 +120,44 @@ fn bail_on(ended: Result<Result<()>, tokio::task::JoinError>, what: &str) -> Res
     }
 }
 
-/// A source that can be read, as far as one can tell without asking it for anything.
+/// A source that can be followed.
 enum Opened {
     Manifests(PathBuf),
-    Kubernetes(kube::Client),
+    Kubernetes(Box<kube::Client>),
 }
 
-impl Opened {
-    async fn open(config: &Config) -> Result<Self> {
-        match &config.source {
-            Source::Manifests(directory) => {
-                source::files::check(directory)?;
-                Ok(Self::Manifests(directory.clone()))
-            }
-            Source::Kubernetes { kubeconfig, api_server } => {
-                let access = KubeConfig {
-                    kubeconfig: kubeconfig.clone(),
-                    api_server: api_server.clone(),
-                    ..KubeConfig::in_cluster(config.node_name.clone())
-                };
-                Ok(Self::Kubernetes(source::kube::client(&access).await?))
-            }
+/// See that the source can be reached at all, before anything in the kernel is touched. (An API
+/// server that does not answer can be: it will.)
+async fn open_source(config: &Config) -> Result<Opened> {
+    match &config.source {
+        Source::Manifests(directory) => {
+            std::fs::read_dir(directory).with_context(|| {
+                format!("--manifests {}: create it or name another", directory.display())
+            })?;
+            Ok(Opened::Manifests(directory.clone()))
+        }
+        Source::Kubernetes { kubeconfig, api_server } => {
+            let access = KubeConfig {
+                kubeconfig: kubeconfig.clone(),
+                api_server: api_server.clone(),
+                ..KubeConfig::in_cluster(config.node_name.clone())
+            };
+            Ok(Opened::Kubernetes(Box::new(source::kube::client(&access).await?)))
         }
     }
+}
 
-    async fn watch(self, node_name: String, events: mpsc::Sender<Event>) -> Result<()> {
-        match self {
-            Self::Manifests(directory) => source::files::watch(directory, events).await,
-            Self::Kubernetes(client) => {
-                source::kube::watch(client, &node_name, events).await;
-                Ok(())
-            }
+/// Follow the source until nobody listens.
+async fn watch_source(
+    source: Opened,
+    node_name: String,
+    events: mpsc::Sender<Event>,
+) -> Result<()> {
+    match source {
+        Opened::Manifests(directory) => source::files::watch(directory, events).await,
+        Opened::Kubernetes(client) => {
+            source::kube::watch(*client, &node_name, events).await;
+            Ok(())
         }
     }
 }

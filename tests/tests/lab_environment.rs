@@ -106,7 +106,7 @@ fn a_source_that_cannot_be_read_is_refused() -> Result<()> {
     let lab = bare()?;
     let run = lab.node("n1").run_dir().to_owned();
     let missing = path_text(&run.join("no-manifests"));
-    let words = ["read the directory of manifests", &missing, "create it, or name another one"];
+    let words = ["--manifests", &missing, "create it or name another"];
     refuses(&lab, "--manifests", &missing, FAILED, &words)?;
     let file = run.join("file");
     std::fs::write(&file, "kind: [Config\n")?;

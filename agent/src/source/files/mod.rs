@@ -15,4 +15,4 @@ mod store;
 mod watch;
 mod yaml;
 
-pub use watch::{check, watch};
+pub use watch::watch;

@@ -35,18 +35,12 @@ const GONE: Duration = Duration::from_millis(100);
 /// that is due then finds what they were about.
 const NOTICES: usize = 4096;
 
-/// Whether the directory can be read.
-pub fn check(dir: &Path) -> Result<()> {
-    let entries = fs::read_dir(dir).with_context(|| {
-        format!("read the directory of manifests {}: create it, or name another one", dir.display())
-    });
-    entries.map(drop)
-}
-
 /// Follow the manifests in `dir`. Fails at once if the directory cannot be read; whatever happens
 /// later is reported in [`Event::Condition`]s. Returns when the receiver is gone.
 pub async fn watch(dir: PathBuf, sender: Sender<Event>) -> Result<()> {
-    check(&dir)?;
+    fs::read_dir(&dir).with_context(|| {
+        format!("read the directory of manifests {}: create it, or name another one", dir.display())
+    })?;
     // Not tokio's blocking threads: the runtime would wait for them when the agent stops.
     let (done, end) = oneshot::channel();
     std::thread::Builder::new()
