@@ -19,6 +19,9 @@ const LOOKS: u32 = 8;
 
 /// Attaches and detaches the guard.
 pub struct Guard {
+    /// Whether it is attached. Remembered: asking the kernel may take seconds while cgroups come
+    /// and go.
+    attached: Option<bool>,
     /// Looks still to be made.
     looks: u32,
     /// UDP backends have gone since records went where we cannot look.
@@ -28,7 +31,7 @@ pub struct Guard {
 impl Guard {
     /// After a start it is not known what went while no agent ran: look.
     pub const fn new() -> Self {
-        Self { looks: LOOKS, hidden: false }
+        Self { attached: None, looks: LOOKS, hidden: false }
     }
 
     /// A UDP backend is gone.
@@ -38,7 +41,11 @@ impl Guard {
 
     /// Bring the guard to where it is needed. `drops`: a frontend's policy says "drop".
     pub fn mind(&mut self, object: &Object, pins: &Pins, cgroup: &Path, drops: bool) -> Result<()> {
-        let attached = attach::guard_is_attached(pins).context("look at the guard")?;
+        let attached = match self.attached {
+            Some(attached) => attached,
+            None => attach::guard_is_attached(pins).context("look at the guard")?,
+        };
+        self.attached = Some(attached);
         let look = self.looks > 0 || attached;
         if !look && !drops {
             return Ok(());
@@ -48,9 +55,11 @@ impl Guard {
         if needed && !attached {
             tracing::info!("attaching the guard: packets have to be dropped or refused");
             attach::attach_guard(object, pins, cgroup)?;
+            self.attached = Some(true);
         } else if attached && !needed && self.looks == 0 {
             tracing::info!("detaching the guard: nothing is left to drop or refuse");
             attach::detach_guard(pins).context("detach the guard")?;
+            self.attached = Some(false);
         }
         Ok(())
     }

@@ -32,6 +32,8 @@ const HOUSEKEEPING_TICKS: u64 = 4;
 /// Ticks between attempts to fit in services that were refused: what others give up becomes free
 /// after the planner's grace period.
 const RETRY_REFUSED_TICKS: u64 = 24;
+/// How long the first plan waits for the Node object, as long as kube-proxy does.
+const NODE_WAIT: Duration = Duration::from_secs(30);
 /// How long to wait for another agent to let go of the pins.
 const OWNER_WAIT: Duration = Duration::from_secs(30);
 /// How often to look whether it has.
@@ -265,10 +267,16 @@ impl Agent {
         self.model.apply(event);
     }
 
-    /// Apply what is dirty. Nothing is written before the initial lists are complete: half a list
-    /// would take away backends that are alive, and without addresses all NodePorts would go.
+    /// Whether enough is known to plan. Half a list would take away backends that are alive, and
+    /// without addresses all NodePorts would go. The Node is waited for, but not for ever.
+    fn may_plan(&self) -> bool {
+        let node = self.model.is_node_listed() || self.started.elapsed() > NODE_WAIT;
+        self.model.is_synced() && self.knows_addresses && node
+    }
+
+    /// Apply what is dirty.
     fn reconcile(&mut self) {
-        if !self.model.is_synced() || !self.knows_addresses {
+        if !self.may_plan() {
             return;
         }
         if !self.swept {

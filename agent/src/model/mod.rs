@@ -116,10 +116,16 @@ impl Model {
         }
     }
 
-    /// Whether all there was at the start is known. Before that, planning would take what is not
-    /// known yet for deleted, and this node for one without a zone.
+    /// Whether all Services and EndpointSlices there were at the start are known. Before that,
+    /// planning would take what is not known yet for deleted.
     pub const fn is_synced(&self) -> bool {
-        self.service_list.complete && self.slice_list.complete && self.node_list_complete
+        self.service_list.complete && self.slice_list.complete
+    }
+
+    /// Whether it is known if there is a Node object of ours. Before that, planning would take this
+    /// node for one without a zone and without addresses of its own.
+    pub const fn is_node_listed(&self) -> bool {
+        self.node_list_complete
     }
 
     /// The addresses of the node's interfaces: where NodePorts are served when the Node object does
