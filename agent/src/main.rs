@@ -11,6 +11,10 @@ use millrace::plan::op::Capacity;
 use millrace::run::{self, Config, Source};
 use tracing_subscriber::EnvFilter;
 
+/// What is logged unless `MILLRACE_LOG` says otherwise. The client's own lines repeat at every retry
+/// what we say once.
+const DEFAULT_LOG: &str = "info,kube_client=off";
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -124,7 +128,8 @@ fn dispatch(command: Command) -> Result<ExitCode> {
 }
 
 fn serve(args: RunArgs) -> Result<()> {
-    let filter = EnvFilter::try_from_env("MILLRACE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter =
+        EnvFilter::try_from_env("MILLRACE_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
