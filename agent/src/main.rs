@@ -11,8 +11,8 @@ use millrace::plan::op::Capacity;
 use millrace::run::{self, Config, Source};
 use tracing_subscriber::EnvFilter;
 
-/// What is logged unless `MILLRACE_LOG` says otherwise. The client's own lines repeat at every retry
-/// what we say once.
+/// What is logged unless `MILLRACE_LOG` says otherwise. The client's own lines repeat at every
+/// retry what we say once.
 const DEFAULT_LOG: &str = "info,kube_client=off";
 
 #[global_allocator]
