@@ -198,6 +198,8 @@ struct Agent {
     cgroup_root: PathBuf,
     report: Report,
     reported: Option<String>,
+    /// Something happened since the last report.
+    news: bool,
     guard: Guard,
     attached: bool,
     started: Instant,
@@ -235,6 +237,7 @@ impl Agent {
             report: first_report(config, &cgroup_root),
             cgroup_root,
             reported: None,
+            news: false,
             guard: Guard::new(),
             attached: false,
             started: Instant::now(),
@@ -264,6 +267,7 @@ impl Agent {
     }
 
     fn take(&mut self, event: Event) {
+        self.news = true;
         self.model.apply(event);
     }
 
@@ -296,6 +300,7 @@ impl Agent {
     }
 
     fn round(&mut self) {
+        self.news = true;
         let begun = Instant::now();
         let now = begun.duration_since(self.started);
         match self.reconciler.round(&mut self.model, &mut self.object.store, now) {
@@ -355,8 +360,10 @@ impl Agent {
             if self.report.ready {
                 self.look_at_hooks();
             }
-            self.tell();
-            give_back_memory();
+            if std::mem::replace(&mut self.news, false) {
+                self.tell();
+                give_back_memory();
+            }
         }
     }
 
@@ -404,6 +411,7 @@ impl Agent {
             return;
         }
         tracing::warn!(hooks = broken.join(", "), "someone removed our programs: attaching again");
+        self.news = true;
         match self.attach() {
             Ok(()) => self.report.repaired_hooks += broken.len() as u64,
             Err(error) => tracing::error!("cannot mend the hooks: {error:#}"),
