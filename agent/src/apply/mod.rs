@@ -143,6 +143,9 @@ impl Reconciler {
         name: ObjectName,
         now: Duration,
     ) -> (Vec<Op>, Vec<ObjectName>) {
+        if model.is_unreadable(&name) {
+            return (Vec::new(), Vec::new());
+        }
         let desired = model.desired(&name);
         let mut texts: Vec<String> = desired.problems.iter().map(ToString::to_string).collect();
         self.refused.remove(&name);

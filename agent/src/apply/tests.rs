@@ -258,3 +258,28 @@ fn what_was_deleted_while_no_agent_ran_is_removed() {
     reconciler.round(&mut model, &mut store, Duration::ZERO).unwrap();
     assert!(store.maps.answers().is_empty());
 }
+
+#[test]
+fn what_cannot_be_read_after_a_restart_is_served_as_before() {
+    let mut store = Store::new(small());
+    let mut model = synced_model();
+    let mut reconciler = Reconciler::recover(&mut store).unwrap();
+    model.apply(service(0, 0));
+    model.apply(slice(0, 2));
+    reconciler.round(&mut model, &mut store, Duration::ZERO).unwrap();
+    let before = store.maps.answers();
+    let mut model = Model::new("n1");
+    model.apply(Event::Begin(Kind::Service));
+    model.apply(Event::Keep(Kind::Service, ObjectName::new("ns", "s0")));
+    model.apply(Event::Complete(Kind::Service));
+    model.apply(slice(0, 2));
+    let mut reconciler = Reconciler::recover(&mut store).unwrap();
+    reconciler.mark_known(&mut model);
+    reconciler.round(&mut model, &mut store, Duration::ZERO).unwrap();
+    assert_eq!(store.maps.answers(), before);
+    // The next list does not name it: it is gone.
+    model.apply(Event::Begin(Kind::Service));
+    model.apply(Event::Complete(Kind::Service));
+    reconciler.round(&mut model, &mut store, Duration::ZERO).unwrap();
+    assert!(store.maps.answers().is_empty());
+}

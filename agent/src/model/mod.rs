@@ -45,6 +45,8 @@ pub struct Model {
     service_list: ListState,
     slice_list: ListState,
     node_list_complete: bool,
+    /// Services that exist and were never readable since the start, and the list that named them.
+    unreadable: BTreeMap<ObjectName, u32>,
     dirty: BTreeSet<Arc<ObjectName>>,
     problems: BTreeMap<(Kind, Arc<ObjectName>), Box<[Problem]>>,
     source_conditions: BTreeMap<String, String>,
@@ -87,6 +89,7 @@ impl Model {
             service_list: ListState::default(),
             slice_list: ListState::default(),
             node_list_complete: false,
+            unreadable: BTreeMap::new(),
             dirty: BTreeSet::new(),
             problems: BTreeMap::new(),
             source_conditions: BTreeMap::new(),
@@ -154,6 +157,12 @@ impl Model {
     /// Whether [`take_dirty`](Self::take_dirty) would return any.
     pub fn has_dirty(&self) -> bool {
         !self.dirty.is_empty()
+    }
+
+    /// Whether a Service exists of which nothing is known: what the maps hold of it from an earlier
+    /// run is the best there is.
+    pub fn is_unreadable(&self, name: &ObjectName) -> bool {
+        self.unreadable.contains_key(name)
     }
 
     /// What a Service should look like on this node. No ports: it should not exist.
@@ -241,6 +250,10 @@ impl Model {
         for name in stale {
             self.delete(kind, &name);
         }
+        if kind == Kind::Service {
+            let gone = self.unreadable.extract_if(.., |_, list| *list != number);
+            self.dirty.extend(gone.map(|(name, _)| Arc::new(name)));
+        }
     }
 
     fn delete(&mut self, kind: Kind, name: &ObjectName) {
@@ -257,11 +270,10 @@ impl Model {
     fn keep(&mut self, kind: Kind, name: &ObjectName) {
         let (services, slices) = (self.service_list.number, self.slice_list.number);
         match kind {
-            Kind::Service => {
-                if let Some(entry) = self.services.get_mut(name) {
-                    entry.list = services;
-                }
-            }
+            Kind::Service => match self.services.get_mut(name) {
+                Some(entry) if entry.service.is_some() => entry.list = services,
+                _ => drop(self.unreadable.insert(name.clone(), services)),
+            },
             Kind::EndpointSlice => {
                 if let Some(seen) = self.slices.get_mut(name) {
                     seen.list = slices;
@@ -283,6 +295,9 @@ impl Model {
     }
 
     fn store_service(&mut self, name: &Arc<ObjectName>, service: Option<Service>) {
+        if self.unreadable.remove(name.as_ref()).is_some() {
+            self.dirty.insert(Arc::clone(name));
+        }
         let entry = self.services.entry(Arc::clone(name)).or_default();
         entry.list = self.service_list.number;
         if entry.service != service {
