@@ -131,6 +131,15 @@ impl Service {
         self
     }
 
+    /// Gives every port this NodePort, which the protocols tell apart.
+    pub fn node_port_for_all(self, port: u16) -> Self {
+        let mut service = self.node_port(port);
+        for each in service.spec()["ports"].as_array_mut().into_iter().flatten() {
+            each["nodePort"] = json!(port);
+        }
+        service
+    }
+
     /// Adds an external address.
     pub fn external_ip(mut self, address: IpAddr) -> Self {
         push(self.spec(), "externalIPs", json!(address));

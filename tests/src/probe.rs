@@ -3,7 +3,7 @@
 //! Both are subcommands of one small program, `millrace-probe`, so that they run in a pod's
 //! namespace and cgroup as any program would. This module starts it and reads its answers.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -148,7 +148,9 @@ impl Server {
         for port in udp {
             command.args(["--udp", &port.to_string()]);
         }
-        let mut child = command.args(more).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        // Not the caller's own stderr: a server that is left running would keep `| less` waiting.
+        command.args(more).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("start server {name}"))?;
         let mut line = String::new();
         let stdout = child.stdout.as_mut().context("no stdout")?;
         BufReader::new(stdout).read_line(&mut line)?;
@@ -173,6 +175,13 @@ impl Drop for Server {
         // Failure means it is gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let mut said = String::new();
+        if let Some(stderr) = &mut self.child.stderr
+            && stderr.read_to_string(&mut said).is_ok()
+            && !said.is_empty()
+        {
+            eprintln!("--- server {}\n{said}", self.child.id());
+        }
     }
 }
 

@@ -7,22 +7,45 @@ use anyhow::{Result, bail};
 
 use crate::{build, command, setup};
 
+const PROGRAM: &str = "millrace-lab";
+
 /// Everything after `lab` goes to the lab itself.
 pub fn run(args: &[String]) -> Result<ExitCode> {
-    become_program("millrace-lab", args)
+    if looks_at_running(args) && command::release_binary(PROGRAM).is_file() {
+        require_root()?;
+        return replace_process(PROGRAM, args);
+    }
+    become_program(PROGRAM, args)
+}
+
+/// Whether the command is for a lab that runs: it gets the programs that lab was made with, not
+/// new ones, and its output starts at once.
+fn looks_at_running(args: &[String]) -> bool {
+    let commands = ["up", "exec", "status", "down"];
+    let command = args.iter().find(|arg| commands.contains(&arg.as_str()));
+    command.is_some_and(|name| name != "up")
 }
 
 /// Sets up and builds, then replaces this process by a program of package `millrace-tests`:
 /// signals, the terminal and the exit code are that program's.
 pub fn become_program(name: &str, args: &[String]) -> Result<ExitCode> {
+    require_root()?;
+    setup::ensure()?;
+    build::run(&[])?;
+    replace_process(name, args)
+}
+
+fn require_root() -> Result<()> {
     if !command::is_root() {
         bail!(
             "namespaces and BPF need root; run the same command as root, for example with \
              `sudo -E env \"PATH=$PATH\"` before it"
         );
     }
-    setup::ensure()?;
-    build::run(&[])?;
+    Ok(())
+}
+
+fn replace_process(name: &str, args: &[String]) -> Result<ExitCode> {
     let program = command::release_binary(name);
     if !program.is_file() {
         bail!("package millrace-tests has no binary {name} ({} is not there)", program.display());
@@ -30,4 +53,19 @@ pub fn become_program(name: &str, args: &[String]) -> Result<ExitCode> {
     let mut run = Command::new(&program);
     run.args(args).env("MILLRACE_BIN", command::release_binary("millrace"));
     Err(anyhow::Error::from(run.exec()).context(format!("start {}", program.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_new_lab_is_built() {
+        let looks = |line: &str| {
+            let args: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
+            looks_at_running(&args)
+        };
+        assert!(looks("exec n1 echo up") && looks("--name mr-demo status") && looks("down"));
+        assert!(!looks("up --nodes 2") && !looks("--help") && !looks(""));
+    }
 }

@@ -30,7 +30,9 @@ Usage: cargo xtask <command>
   setup                     find what is missing on this machine and install it (as root)
   build [--features F]      build the BPF object, then every binary
   demo [ARG...]             setup, build, then show a small cluster at work (--keep: leave it up)
-  lab up|down|exec ARG...   setup, build, then run the namespace lab for a person
+  lab up                    setup, build, then a cluster of namespaces for a person
+  lab exec|status|down ARG...
+                            run a command in it, look at it, remove it
   bench [--services N] [--rounds N] [--json FILE]
                             what a connection through a Service costs beside one without
   test [--stage NAME]... [-- TEST-ARG...]

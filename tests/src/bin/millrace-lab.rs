@@ -81,6 +81,11 @@ fn main() -> ExitCode {
 
 fn up(name: &str, mut builder: millrace_tests::lab::Builder, nodes: usize) -> Result<()> {
     agent::program()?;
+    ensure!(
+        residue::residue(name).is_empty(),
+        "a lab called {name} exists already: `{} down` removes it",
+        command(name)
+    );
     residue::teardown_on_signal(name);
     let start = Instant::now();
     for pod in 0..nodes * PODS_PER_NODE {
@@ -94,7 +99,7 @@ fn up(name: &str, mut builder: millrace_tests::lab::Builder, nodes: usize) -> Re
     let pods: Vec<String> =
         world.lab.options().pods.iter().map(|(n, p)| [n, "/", p].concat()).collect();
     let pods: Vec<&str> = pods.iter().map(String::as_str).collect();
-    world.service("web", 10, &pods, |service| service.node_port(NODE_PORT))?;
+    world.service("web", 10, &pods, |service| service.node_port_for_all(NODE_PORT))?;
     world.service("sticky", 20, &pods, |service| service.affinity(600))?;
     world.service("local", 30, &pods, Service::internal_local)?;
     world.service("none", 40, &[], |service| service)?;
@@ -166,6 +171,11 @@ fn print_pieces(lab: &Lab) {
     }
 }
 
+/// How a person runs this program for the lab of that name.
+fn command(name: &str) -> String {
+    if name == ID { "cargo xtask lab".into() } else { format!("cargo xtask lab --name {name}") }
+}
+
 fn print_hints(lab: &Lab) {
     let family = lab.options().families.primary();
     let web = std::net::SocketAddr::new(address::service(family, 10), 80);
@@ -174,16 +184,19 @@ fn print_hints(lab: &Lab) {
     let node = &lab.nodes()[0];
     println!(
         "
-Services: web {web} (NodePort {NODE_PORT}, UDP), sticky, local, none; every pod answers on \
-         {TARGET_PORT}.
+Services, for TCP and UDP: web {web} (NodePort {NODE_PORT}), sticky, local, none; every pod \
+         answers on {TARGET_PORT}.
 Try:
-  cargo xtask lab exec web-0 millrace-probe connect {web} --count 6
-  cargo xtask lab exec web-0 millrace-probe connect {none}
-  cargo xtask lab exec n1 millrace-probe udp-connected {loopback} --count 6
-  cargo xtask lab exec n1 millrace services --bpffs {bpffs}
+  {command} exec web-0 curl -s http://{web}/
+  {command} exec n1 curl -s http://{loopback}/
+  {command} exec web-0 curl -s http://{none}/ || echo refused
+  {command} exec web-0 millrace-probe connect {web} --count 6
+  {command} exec n1 millrace-probe udp-connected {loopback} --count 6
+  {command} exec n1 millrace services --bpffs {bpffs}
   vi {manifests}/*.yaml        # the agent follows at once
-  cargo xtask lab status
-  cargo xtask lab down",
+  {command} status
+  {command} down",
+        command = command(lab.id()),
         bpffs = node.bpffs().display(),
         manifests = node.manifests().display(),
     );

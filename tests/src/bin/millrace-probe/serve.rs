@@ -1,7 +1,8 @@
 //! The server: says who it is and whom it saw.
 //!
 //! TCP: a line `who` is answered with a line `NAME ADDRESS`; a line `echo N` followed by N bytes
-//! is answered with these bytes. UDP: a datagram `who` likewise; any other datagram comes back.
+//! is answered with these bytes; an HTTP request is answered with the same identity, so that a
+//! person can use curl. UDP: a datagram `who` likewise; any other datagram comes back.
 //! UDP answers leave from the address that was dialled, as DNS servers take care to do.
 
 use std::io;
@@ -82,6 +83,9 @@ fn converse(name: &str, stream: &Socket, peer: SocketAddr) -> io::Result<()> {
         while let Some(end) = pending.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = pending.drain(..=end).collect();
             let line = String::from_utf8_lossy(&line);
+            if line.trim_end().ends_with("HTTP/1.1") {
+                return answer_http(name, stream, peer, pending);
+            }
             match line.trim().strip_prefix("echo ").and_then(|n| n.parse::<usize>().ok()) {
                 None => send_all(stream, format!("{name} {peer}\n").as_bytes())?,
                 Some(length) => {
@@ -103,6 +107,27 @@ fn converse(name: &str, stream: &Socket, peer: SocketAddr) -> io::Result<()> {
         }
         pending.extend_from_slice(&buffer[..got]);
     }
+}
+
+/// Answers one HTTP request and closes. What has been read of its header is in `pending`.
+fn answer_http(
+    name: &str,
+    stream: &Socket,
+    peer: SocketAddr,
+    mut pending: Vec<u8>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    // Closing before all of the header is read would reset the connection.
+    while !pending.ends_with(b"\r\n\r\n") && pending != b"\r\n" {
+        let got = stream.recv(&mut buffer)?;
+        if got == 0 {
+            return Ok(());
+        }
+        pending.extend_from_slice(&buffer[..got]);
+    }
+    let body = format!("{name} saw {peer}\n");
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n", body.len());
+    send_all(stream, format!("{head}Connection: close\r\n\r\n{body}").as_bytes())
 }
 
 fn send_all(stream: &Socket, mut bytes: &[u8]) -> io::Result<()> {
