@@ -59,6 +59,9 @@ enum Task {
 }
 
 fn main() -> ExitCode {
+    // `lab status | head` should end quietly, as other commands do.
+    // SAFETY: no other thread runs yet; SIG_DFL is a valid disposition.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let arguments = Arguments::parse();
     let name = arguments.name;
     let result = match arguments.task {
