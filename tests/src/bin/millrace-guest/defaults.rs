@@ -10,14 +10,20 @@ use anyhow::{Context as _, Result, ensure};
 use millrace_tests::agent;
 use millrace_tests::lab::{Families, Place, address};
 use millrace_tests::manifest::{self, Endpoint, Service, Slice};
+use millrace_tests::privileges;
 use millrace_tests::probe::Server;
 use millrace_tests::wait;
-use millrace_tests::world::{Client, TARGET_PORT, cluster_ip, reach, reach_by};
+use millrace_tests::world::{Client, SMALL_MAPS, TARGET_PORT, cluster_ip, reach, reach_by};
 use serde_json::json;
+
+use crate::{CAPABILITIES, machine};
 
 /// Its objects.
 const MANIFESTS: &str = "/run/machine";
 const NAME: &str = "machine";
+const RUN: &[&str] = &["run", "--manifests", MANIFESTS, "--node-name", NAME];
+/// From here on BPF memory counts to the cgroup's.
+const COUNTED_BY_CGROUP: (u32, u32) = (5, 11);
 const SERVICE: u16 = 1;
 const NODE_PORT: u16 = 30080;
 /// Maps of the usual sizes are cleared when they are made, by an emulated processor.
@@ -30,7 +36,9 @@ pub fn whole_machine() -> Result<()> {
     let place = Place::machine()?;
     prepare(&place)?;
     let server = Server::start(&place, NAME, &[TARGET_PORT], &[TARGET_PORT])?;
-    let mut agent = Running(millrace(&["run", "--manifests", MANIFESTS, "--node-name", NAME])?);
+    let mut command = millrace(RUN)?;
+    machine::lock_little(&mut command);
+    let mut agent = Running(command.spawn().context("start the agent")?);
     wait::until("the agent to be ready", READY_TIMEOUT, || operate(&["status"]))?;
     for &family in Families::Dual.list() {
         reach(&place, cluster_ip(family, SERVICE), &[NAME])?;
@@ -42,6 +50,25 @@ pub fn whole_machine() -> Result<()> {
     agent.stop()?;
     reach_by(Client::Tcp, &place, cluster_ip(Families::Dual.primary(), SERVICE), &[NAME])?;
     drop(server);
+    operate(&["cleanup"])
+}
+
+/// The three capabilities, and no right to lock more memory than a login: below Linux 5.11 maps
+/// count as such, and the agent says what would help. After [`whole_machine`].
+pub fn little_locked_memory(kernel: (u32, u32)) -> Result<()> {
+    let mut command = millrace(&[RUN, SMALL_MAPS].concat())?;
+    machine::lock_little(&mut command);
+    privileges::limit(&mut command, CAPABILITIES);
+    if kernel < COUNTED_BY_CGROUP {
+        let output = command.output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(1), "{}: {said}", output.status);
+        ensure!(said.contains("CAP_SYS_RESOURCE"), "it does not say what would help: {said}");
+        return Ok(());
+    }
+    let mut agent = Running(command.spawn().context("start the agent")?);
+    wait::until("the agent to be ready", READY_TIMEOUT, || operate(&["status"]))?;
+    agent.stop()?;
     operate(&["cleanup"])
 }
 
@@ -76,14 +103,15 @@ fn prepare(place: &Place) -> Result<()> {
     Ok(())
 }
 
-fn millrace(arguments: &[&str]) -> Result<Child> {
+fn millrace(arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(agent::program()?);
-    command.args(arguments).spawn().with_context(|| format!("start millrace {arguments:?}"))
+    command.args(arguments);
+    Ok(command)
 }
 
 /// An operator's command that must succeed.
 fn operate(arguments: &[&str]) -> Result<()> {
-    let output = Command::new(agent::program()?).args(arguments).output()?;
+    let output = millrace(arguments)?.output()?;
     let said = [output.stdout, output.stderr].concat();
     ensure!(
         output.status.success(),

@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -25,12 +26,16 @@ const MOUNTS: [(&str, &str); 7] = [
 #[cfg(target_arch = "x86_64")]
 const EXIT_PORT: u16 = 0x501;
 
+/// Soft limit of locked memory that agents start with: what a login gives.
+const LOCKED_BYTES: u64 = 64 << 10;
+
 /// Mounts, limits, modules, loopback.
-pub fn set_up(locked_bytes: u64) -> Result<()> {
+pub fn set_up() -> Result<()> {
     for (kind, place) in MOUNTS {
         mount(kind, place).with_context(|| format!("mount {kind} on {place}"))?;
     }
-    limit_locked_memory(locked_bytes).context("limit locked memory")?;
+    // The hard limit is a generous container runtime's; the soft one is for the agent to raise.
+    limit_locked_memory(libc::RLIM_INFINITY).context("limit locked memory")?;
     let order = fs::read_to_string(Path::new(MODULES).join("order")).context("read the order")?;
     for name in order.lines() {
         insert(&Path::new(MODULES).join(name)).with_context(|| format!("insert {name}"))?;
@@ -45,12 +50,18 @@ fn mount(kind: &str, place: &str) -> Result<()> {
     // SAFETY: NUL-terminated strings that outlive the call; these types take no data.
     let code =
         unsafe { libc::mount(kind.as_ptr(), place.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
-    check(code.into())
+    Ok(check(code.into())?)
 }
 
-/// The hard limit is what container runtimes give; the soft one is for the agent to raise.
-fn limit_locked_memory(bytes: u64) -> Result<()> {
-    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
+/// Lets the command start with no more locked memory than what a login gives, for good: what a
+/// container gets under a runtime that was started so.
+pub fn lock_little(command: &mut Command) {
+    // SAFETY: the hook runs between fork and exec and only makes a system call.
+    unsafe { command.pre_exec(|| limit_locked_memory(LOCKED_BYTES)) };
+}
+
+fn limit_locked_memory(hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: LOCKED_BYTES, rlim_max: hard };
     // SAFETY: a live value of the right type.
     check(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) }.into())
 }
@@ -58,11 +69,12 @@ fn limit_locked_memory(bytes: u64) -> Result<()> {
 fn insert(module: &Path) -> Result<()> {
     let file = File::open(module)?;
     // SAFETY: an open descriptor and a NUL-terminated string of parameters.
-    check(unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) })
+    let code = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
+    Ok(check(code)?)
 }
 
-fn check(code: i64) -> Result<()> {
-    if code < 0 { Err(io::Error::last_os_error().into()) } else { Ok(()) }
+fn check(code: i64) -> io::Result<()> {
+    if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Ends the machine. Outside, success is QEMU's exit code 1; 0 would be an end without a verdict.

@@ -3,7 +3,7 @@
 //!
 //! [`machine`] makes a usable system of a bare kernel and gives the verdict to the world outside;
 //! [`socket_path`] are scenarios in a small cluster, [`defaults`] is an agent that owns the whole
-//! machine. A further path is a further file with a list of [`Scenario`]s.
+//! machine. A further path is a further file with a list of [`Scenario`]s, named in [`PATHS`].
 //!
 //! It goes on after a scenario that failed, for one run to tell as much as it can.
 
@@ -27,8 +27,9 @@ const MARK: &str = "guest:";
 const CAPABILITIES: u64 = CAP_BPF | CAP_NET_ADMIN | CAP_PERFMON;
 /// The kernel frees programs and maps some time after their last user has gone; emulated, later.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Soft limit of locked memory that agents start with: what a login gives.
-const LOCKED_BYTES: u64 = 64 << 10;
+
+/// What is tried in the cluster, in this order.
+const PATHS: &[&[Scenario]] = &[socket_path::SCENARIOS];
 
 /// One thing that must work, told in one word.
 pub struct Scenario {
@@ -85,7 +86,7 @@ impl Report {
 }
 
 fn main() {
-    let failed = match machine::set_up(LOCKED_BYTES).and_then(|()| scenarios()) {
+    let failed = match machine::set_up().and_then(|()| scenarios()) {
         Ok(report) => report.failed,
         Err(error) => {
             println!("{MARK} failed setup: {error:#}");
@@ -108,7 +109,7 @@ fn scenarios() -> Result<Report> {
         Ok(())
     });
     if let Some(mut cluster) = cluster {
-        for Scenario { name, run } in socket_path::SCENARIOS {
+        for Scenario { name, run } in PATHS.iter().copied().flatten() {
             report.run(name, || run(&mut cluster));
         }
         tell_verified()?;
@@ -116,6 +117,7 @@ fn scenarios() -> Result<Report> {
     }
     report.run("nothing-left", || nothing_left(&before));
     report.run("whole-machine", defaults::whole_machine);
+    report.run("little-memory", || defaults::little_locked_memory(kernel));
     report.run("nothing-left-again", || nothing_left(&before));
     Ok(report)
 }
