@@ -83,7 +83,7 @@ pub enum Counter {
     FlowEstablished = 35,
     /// A flow was answered but stays where it may be evicted: the table is full.
     FlowTableFull = 36,
-    /// A UDP flow moved to another backend because its own is gone.
+    /// A flow's client goes to another backend because its own is gone.
     FlowRepicked = 37,
     /// A client port was changed because two flows would have been one.
     PortRemapped = 38,

@@ -11,7 +11,6 @@ use millrace_common::node::{DeviceRow, NodeFamily, NodeRow, SourceKey};
 use millrace_common::packet::frame::Frame;
 use millrace_common::packet::tables::{Shared, Table, Tables};
 use millrace_common::select;
-use millrace_common::traffic::Traffic;
 
 use super::Hook;
 use super::rows::{PacketRows, Put};
@@ -121,20 +120,10 @@ impl<A: PacketRows> Tables<A> for Hook<'_> {
     }
     #[inline(always)]
     fn count_opened(&self, service: u32) {
-        // SAFETY: a field of the row that is given.
-        add_one(service, |row| unsafe { &raw mut (*row).opened });
+        helpers::count_opened(service);
     }
     #[inline(always)]
     fn count_failed(&self, service: u32) {
-        // SAFETY: a field of the row that is given.
-        add_one(service, |row| unsafe { &raw mut (*row).failed });
-    }
-}
-
-/// Count one for a service port.
-#[inline(always)]
-fn add_one(service: u32, field: impl FnOnce(*mut Traffic) -> *mut u64) {
-    if let Some(row) = maps::TRAFFIC.get_ptr_mut(service) {
-        helpers::add_atomically(field(row), 1);
+        helpers::count_failed(service);
     }
 }
