@@ -18,7 +18,7 @@ use crate::apply::MapStore;
 use crate::plan::op::{Capacity, Op, Snapshot};
 
 /// Every map of the object that is pinned.
-pub const MAP_NAMES: [&str; 23] = [
+pub const MAP_NAMES: [&str; 25] = [
     "frontends_v4",
     "frontends_v6",
     "slots",
@@ -35,6 +35,8 @@ pub const MAP_NAMES: [&str; 23] = [
     "half_open_v6",
     "fragments_v4",
     "fragments_v6",
+    "parked",
+    "scratch",
     "source_ranges_v4",
     "source_ranges_v6",
     "devices",

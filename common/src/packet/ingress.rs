@@ -27,20 +27,30 @@ pub fn ingress<A: reject::Answer, S: Frame + Tables<A>>(s: &S) -> Verdict {
         let verdict = errors::translate(s, &packet);
         return if verdict == Verdict::NONE { open::no_frontend(s, &packet) } else { verdict };
     }
+    let verdict = transport(s, &mut packet);
+    if packet.fragment == Part::First && verdict == Verdict::NEXT {
+        fragments::settle(s, &packet);
+    }
+    verdict
+}
+
+/// Translate a packet with a transport header.
+#[inline(always)]
+fn transport<A: reject::Answer, S: Frame + Tables<A>>(s: &S, packet: &mut Packet<A>) -> Verdict {
     match packet.read_transport(s) {
         Ok(()) => {}
-        Err(Counter::IngressPassed) => return open::no_frontend(s, &packet),
+        Err(Counter::IngressPassed) => return open::no_frontend(s, packet),
         Err(reason) => return pass(s, reason),
     }
     for table in [Table::Established, Table::HalfOpen] {
         if let Some(row) = s.flow(table, &packet.key) {
-            let verdict = known(s, table, &packet, row);
+            let verdict = known(s, table, packet, row);
             if verdict == Verdict::NONE {
                 establish::forget(s, &packet.key, row);
                 continue;
             }
             if matches!(table, Table::HalfOpen) && verdict == Verdict::NEXT {
-                establish::establish(s, &packet, row);
+                establish::establish(s, packet, row);
             }
             return verdict;
         }
@@ -48,7 +58,7 @@ pub fn ingress<A: reject::Answer, S: Frame + Tables<A>>(s: &S) -> Verdict {
     if !packet.opens() {
         return pass(s, Counter::IngressPassed);
     }
-    open::open(s, &packet)
+    open::open(s, packet)
 }
 
 /// Leave the packet alone.

@@ -5,15 +5,15 @@ use millrace_common::affinity::{AffinityEntry, AffinityKey};
 use millrace_common::backend::Backend;
 use millrace_common::counters::Counter;
 use millrace_common::flow::{Flow, FlowKey};
-use millrace_common::fragment::{Fragment, FragmentKey};
+use millrace_common::fragment::{Fragment, FragmentKey, ParkedKey};
 use millrace_common::frontend::{Frontend, FrontendKey};
 use millrace_common::node::{DeviceRow, NodeFamily, NodeRow, SourceKey};
 use millrace_common::packet::frame::Frame;
 use millrace_common::packet::tables::{Shared, Table, Tables};
 use millrace_common::select;
 
-use super::Hook;
 use super::rows::{PacketRows, Put};
+use super::{Hook, parking};
 use crate::kernel::helpers;
 use crate::maps;
 use crate::socket::tables::{affinity, set_affinity};
@@ -81,6 +81,14 @@ impl<A: PacketRows> Tables<A> for Hook<'_> {
     #[inline(always)]
     fn set_fragment(&self, key: &FragmentKey<A>, fragment: &Fragment<A>) {
         A::set_fragment(key, fragment);
+    }
+    #[inline(always)]
+    fn park(&self, key: &FragmentKey<A>) -> bool {
+        parking::park(self.ctx, ParkedKey::new(key, 0))
+    }
+    #[inline(always)]
+    fn release(&self, key: &FragmentKey<A>) {
+        parking::release(self.ctx, ParkedKey::new(key, 0));
     }
     #[inline(always)]
     fn is_source_allowed(&self, service: u32, source: A) -> bool {
