@@ -43,8 +43,8 @@ pub const SOCKET_HOOKS: [(&str, u32); 9] = [
 /// The program that judges every packet that leaves, attached only while it is needed.
 pub const GUARD_HOOK: (&str, u32) = ("egress", bpf_attach_type::BPF_CGROUP_INET_EGRESS as u32);
 
-/// The programs of the packet path. Devices whose packets have no link-layer header have their own.
-pub const PACKET_PROGRAMS: [&str; 4] = ["packet_in", "packet_out", "packet_in_l3", "packet_out_l3"];
+/// The programs of the packet path: for devices with an Ethernet header, and for those without.
+pub const PACKET_PROGRAMS: [&str; 4] = ["packet_out", "packet_in", "packet_out_l3", "packet_in_l3"];
 
 /// What programs are told when they are loaded.
 #[derive(Clone, Copy, Debug)]
@@ -208,8 +208,8 @@ fn load_programs(
     #[cfg(feature = "bpf-log")]
     super::log::start(&mut ebpf)?;
     let mut programs = BTreeMap::new();
-    let of_sockets = SOCKET_HOOKS.into_iter().chain([GUARD_HOOK]).map(|(name, _)| name);
-    for name in of_sockets.chain(PACKET_PROGRAMS) {
+    let sockets = SOCKET_HOOKS.into_iter().chain([GUARD_HOOK]).map(|(name, _)| name);
+    for name in sockets.chain(PACKET_PROGRAMS) {
         let program =
             ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
         programs.insert(name, load_program(name, program)?);
