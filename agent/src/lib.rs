@@ -15,4 +15,5 @@ pub mod net;
 pub mod plan;
 pub mod report;
 pub mod run;
+pub mod settings;
 pub mod source;

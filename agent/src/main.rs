@@ -6,9 +6,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use millrace::bpf::object::FlowCapacity;
 use millrace::ctl::{self, Output};
 use millrace::plan::op::Capacity;
 use millrace::run::{self, Config, Source};
+use millrace::settings::Policy;
 use tracing_subscriber::EnvFilter;
 
 /// What is logged unless `MILLRACE_LOG` says otherwise. The client's own lines repeat at every
@@ -97,6 +99,12 @@ struct RunArgs {
     /// Frontends (address and port) there is room for, of each IP family.
     #[arg(long, value_name = "ROWS", default_value_t = Capacity::default().frontends)]
     max_frontends: u32,
+    /// Entries for established flows there is room for, of each IP family (a flow takes 2 to 4).
+    #[arg(long, value_name = "ROWS", default_value_t = FlowCapacity::default().established)]
+    max_flows: u32,
+    /// Entries for flows that were not answered yet, likewise.
+    #[arg(long, value_name = "ROWS", default_value_t = FlowCapacity::default().half_open)]
+    max_half_open: u32,
 }
 
 fn main() -> ExitCode {
@@ -160,11 +168,14 @@ impl RunArgs {
             slots: self.max_slots,
             frontends: self.max_frontends,
         };
+        let flows = FlowCapacity { established: self.max_flows, half_open: self.max_half_open };
         for (flag, rows) in [
             ("--max-services", capacity.services),
             ("--max-backends", capacity.backends),
             ("--max-slots", capacity.slots),
             ("--max-frontends", capacity.frontends),
+            ("--max-flows", flows.established),
+            ("--max-half-open", flows.half_open),
         ] {
             if rows < 2 {
                 bail!("{flag} {rows}: give at least 2");
@@ -176,6 +187,8 @@ impl RunArgs {
             cgroup_root: self.cgroup_root,
             bpffs: self.bpffs,
             capacity,
+            flows,
+            policy: Policy::default(),
         })
     }
 }

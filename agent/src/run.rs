@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::apply::Reconciler;
 use crate::bpf::attach::{self, HookState};
-use crate::bpf::object::{Object, Settings};
+use crate::bpf::object::{FlowCapacity, Object, Settings};
 use crate::bpf::pins::{Lock, Pins};
 use crate::bpf::{attach::Attached, environment};
 use crate::guard::Guard;
@@ -22,6 +22,7 @@ use crate::model::Model;
 use crate::net;
 use crate::plan::op::Capacity;
 use crate::report::{Condition, Report, Severity};
+use crate::settings::Policy;
 use crate::source::kube::KubeConfig;
 use crate::source::{self, EVENT_QUEUE_EVENTS, Event};
 
@@ -66,8 +67,12 @@ pub struct Config {
     pub cgroup_root: Option<PathBuf>,
     /// Where to pin; found if not given.
     pub bpffs: Option<PathBuf>,
-    /// Sizes of the maps.
+    /// Sizes of the maps that plans fill.
     pub capacity: Capacity,
+    /// Sizes of the maps that packets fill.
+    pub flows: FlowCapacity,
+    /// What is served, and how.
+    pub policy: Policy,
 }
 
 /// Run until SIGTERM or SIGINT.
@@ -223,6 +228,7 @@ impl Agent {
         let lock = become_owner(&pins)?;
         let settings = Settings {
             capacity: config.capacity,
+            flows: config.flows,
             node_netns_cookie: net::cookie::netns_cookie()
                 .context("read the network namespace's cookie")?
                 .unwrap_or(0),

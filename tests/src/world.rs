@@ -23,8 +23,14 @@ const SILENCE_MS: &str = "300";
 
 /// Map sizes for a handful of services: the kernel clears every row when a map is made, which at
 /// the default sizes takes most of a test's time.
-pub const SMALL_MAPS: &[&str] =
-    &["--max-services=2000", "--max-backends=2000", "--max-slots=4000", "--max-frontends=2000"];
+pub const SMALL_MAPS: &[&str] = &[
+    "--max-services=2000",
+    "--max-backends=2000",
+    "--max-slots=4000",
+    "--max-frontends=2000",
+    "--max-flows=4000",
+    "--max-half-open=4000",
+];
 
 /// A kind of client, by the probe's subcommand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -43,10 +43,27 @@ pub const GUARD_HOOK: (&str, u32) = ("egress", bpf_attach_type::BPF_CGROUP_INET_
 /// What programs are told when they are loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Rows of the maps.
+    /// Rows of the maps that plans fill.
     pub capacity: Capacity,
+    /// Rows of the maps that packets fill.
+    pub flows: FlowCapacity,
     /// Cookie of the node's network namespace; 0: unknown.
     pub node_netns_cookie: u64,
+}
+
+/// Entries the packet path has room for, of each IP family. A flow takes two, a masqueraded one four.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlowCapacity {
+    /// `flows_*`.
+    pub established: u32,
+    /// `half_open_*`.
+    pub half_open: u32,
+}
+
+impl Default for FlowCapacity {
+    fn default() -> Self {
+        Self { established: 262_144, half_open: 32_768 }
+    }
 }
 
 /// Loaded programs and the maps they use.
@@ -118,8 +135,7 @@ fn wanted_shapes(settings: &Settings) -> Result<BTreeMap<&'static str, MapShape>
                 kind: map.map_type(),
                 key_size: map.key_size(),
                 value_size: map.value_size(),
-                max_entries: max_entries(name, settings.capacity)
-                    .unwrap_or_else(|| map.max_entries()),
+                max_entries: max_entries(name, settings).unwrap_or_else(|| map.max_entries()),
                 flags: map.map_flags(),
             },
         );
@@ -128,12 +144,15 @@ fn wanted_shapes(settings: &Settings) -> Result<BTreeMap<&'static str, MapShape>
 }
 
 /// The configured size of a map, for those that have one.
-fn max_entries(name: &str, capacity: Capacity) -> Option<u32> {
+fn max_entries(name: &str, settings: &Settings) -> Option<u32> {
+    let Settings { capacity, flows, .. } = settings;
     match name {
-        "services" => Some(capacity.services),
+        "services" | "traffic" => Some(capacity.services),
         "slots" => Some(capacity.slots),
         "backends_v4" | "backends_v6" => Some(capacity.backends),
         "frontends_v4" | "frontends_v6" => Some(capacity.frontends),
+        "flows_v4" | "flows_v6" => Some(flows.established),
+        "half_open_v4" | "half_open_v6" => Some(flows.half_open),
         _ => None,
     }
 }
@@ -162,7 +181,7 @@ fn load_programs(
     loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
-        if let Some(rows) = max_entries(name, settings.capacity) {
+        if let Some(rows) = max_entries(name, settings) {
             loader.map_max_entries(name, rows);
         }
     }

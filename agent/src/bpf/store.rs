@@ -18,7 +18,7 @@ use crate::apply::MapStore;
 use crate::plan::op::{Capacity, Op, Snapshot};
 
 /// Every map of the object that is pinned.
-pub const MAP_NAMES: [&str; 12] = [
+pub const MAP_NAMES: [&str; 23] = [
     "frontends_v4",
     "frontends_v6",
     "slots",
@@ -29,6 +29,17 @@ pub const MAP_NAMES: [&str; 12] = [
     "peers",
     "peers_overflow",
     "udp_peers",
+    "flows_v4",
+    "flows_v6",
+    "half_open_v4",
+    "half_open_v6",
+    "fragments_v4",
+    "fragments_v6",
+    "source_ranges_v4",
+    "source_ranges_v6",
+    "devices",
+    "node",
+    "traffic",
     "counters",
     "report",
 ];
