@@ -184,6 +184,14 @@ pub fn pod_cidr(family: Family, node: u8) -> String {
     format!("{}/{}", in_pod_network(family, node, 0), pod_prefix(family))
 }
 
+/// The range that ClusterIPs are given from.
+pub fn service_cidr(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "10.96.0.0/16",
+        Family::V6 => "fd00:96::/112",
+    }
+}
+
 /// A ClusterIP: 10.96.0.`index` or fd00:96::`index`.
 pub fn service(family: Family, index: u16) -> IpAddr {
     let [high, low] = index.to_be_bytes();
