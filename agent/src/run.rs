@@ -236,7 +236,7 @@ impl Agent {
         let mut object = Object::load(&pins, &settings)?;
         let reconciler = Reconciler::recover(&mut object.store)?;
         let mut agent = Self {
-            model: Model::new(config.node_name.clone()),
+            model: Model::new(config.node_name.clone(), config.policy.clone()),
             reconciler,
             object,
             pins,
