@@ -4,6 +4,7 @@ mod endpoints;
 mod events;
 mod frontends;
 mod networks;
+mod policy;
 mod selection;
 mod services;
 mod sources;

@@ -13,7 +13,7 @@ use super::TestFamily;
 use crate::plan::op::{Capacity, Op, Snapshot};
 
 /// Clients that are asked for: addresses number 0 and up.
-const CLIENTS: u8 = 32;
+const CLIENTS: u8 = u32::BITS as u8;
 
 /// All maps the planner writes.
 #[derive(Clone)]
@@ -48,8 +48,8 @@ pub(crate) struct Answer {
 /// All answers, by address, port and protocol.
 pub(crate) type Answers = BTreeMap<(IpAddr, u16, u8), Answer>;
 
-/// By frontend: which clients may use it, and which ones its service's ranges contain.
-pub(crate) type Admitted = BTreeMap<(IpAddr, u16, u8), (Vec<bool>, Vec<bool>)>;
+/// By frontend: which clients may use it, and which ones its service's ranges contain; a bit each.
+pub(crate) type Admitted = BTreeMap<(IpAddr, u16, u8), (u32, u32)>;
 
 impl Maps {
     pub(crate) fn new(capacity: Capacity) -> Self {
@@ -86,16 +86,17 @@ impl Maps {
         for op in ops {
             self.check_slots_unused(op);
             self.apply(op);
-            for (key, answer) in self.answers() {
-                let known = [before.get(&key), after.get(&key)];
-                assert!(known.contains(&Some(&answer)), "{op:?}: {key:?} is mixed: {answer:?}");
+            let now = self.answers();
+            for (key, answer) in &now {
+                let known = [before.get(key), after.get(key)];
+                assert!(known.contains(&Some(answer)), "{op:?}: {key:?} is mixed: {answer:?}");
             }
             for key in before.keys().filter(|key| after.contains_key(key)) {
-                assert!(self.answers().contains_key(key), "{op:?}: {key:?} is away for a while");
+                assert!(now.contains_key(key), "{op:?}: {key:?} is away for a while");
             }
             for (key, (now, _)) in self.admitted() {
                 let known = [admitted_before.get(&key), admitted_after.get(&key)];
-                check_admitted(&now, &known).unwrap_or_else(|why| panic!("{op:?}: {key:?} {why}"));
+                check_admitted(now, known).unwrap_or_else(|why| panic!("{op:?}: {key:?} {why}"));
             }
         }
     }
@@ -159,17 +160,18 @@ impl Maps {
 
 /// Who was and will be let in is let in meanwhile, and nobody else but whom the service lets in
 /// elsewhere.
-fn check_admitted(now: &[bool], known: &[Option<&(Vec<bool>, Vec<bool>)>]) -> Result<(), String> {
-    for (client, admitted) in now.iter().enumerate() {
-        let known = known.iter().flatten();
-        let by_frontend: Vec<bool> = known.clone().map(|(admitted, _)| admitted[client]).collect();
-        let by_service = known.clone().any(|(_, contained)| contained[client]);
-        if *admitted && !by_service && !by_frontend.contains(&true) {
-            return Err(format!("admits client {client}"));
-        }
-        if !admitted && !by_frontend.contains(&false) {
-            return Err(format!("drops client {client}"));
-        }
+fn check_admitted(now: u32, known: [Option<&(u32, u32)>; 2]) -> Result<(), String> {
+    let known = known.into_iter().flatten();
+    let (mut always, mut ever) = (u32::MAX, 0);
+    for (admitted, contained) in known {
+        always &= admitted;
+        ever |= admitted | contained;
+    }
+    if now & !ever != 0 {
+        return Err(format!("admits clients {:b}", now & !ever));
+    }
+    if always & !now != 0 {
+        return Err(format!("drops clients {:b}", always & !now));
     }
     Ok(())
 }
@@ -196,13 +198,15 @@ impl<A: TestFamily> Family<A> {
     }
 
     fn admitted(&self, admitted: &mut Admitted) {
+        let mut contained: BTreeMap<[u8; 4], u32> = BTreeMap::new();
+        for range in &self.sources {
+            let clients = (0..CLIENTS).filter(|n| contains(range, A::address(*n)));
+            *contained.entry(range.net.service).or_default() |=
+                clients.fold(0, |all, n| all | 1 << n);
+        }
         for (key, row) in &self.frontends {
-            let service = row.service.to_be_bytes();
-            let ranges = self.sources.iter().filter(|range| range.net.service == service);
-            let contained = |n| ranges.clone().any(|range| contains(range, A::address(n)));
-            let contained: Vec<bool> = (0..CLIENTS).map(contained).collect();
-            let open = !row.has(flags::SOURCE_RANGES);
-            let may = contained.iter().map(|contained| open || *contained).collect();
+            let contained = contained.get(&row.service.to_be_bytes()).copied().unwrap_or(0);
+            let may = if row.has(flags::SOURCE_RANGES) { contained } else { u32::MAX };
             let key = (key.address.into(), key.port.get(), key.protocol);
             admitted.insert(key, (may, contained));
         }
