@@ -8,9 +8,11 @@ use millrace_common::address::{Address, Protocol, V4, V6};
 use millrace_common::backend::{Backend, state};
 use millrace_common::counters::Counter;
 use millrace_common::frontend::{Frontend, FrontendKey};
+use millrace_common::node::SourceKey;
 use millrace_common::peer::{Peer, PeerSlot};
 use millrace_common::row::Row;
 use millrace_common::service::{REPORT_BYTES, ServiceRow};
+use millrace_common::traffic::Traffic;
 use thiserror::Error;
 
 use super::sys;
@@ -50,6 +52,9 @@ pub const MAP_NAMES: [&str; 25] = [
 const BATCH_ROWS: usize = 4096;
 /// How far a read's buffer may grow for a crowded hash bucket, in rows.
 const BATCH_ROWS_MAX: usize = 1 << 20;
+
+/// Value of every row of `source_ranges_*`.
+const ALLOWED: u32 = 1;
 
 /// A map operation that failed.
 #[derive(Debug, Error)]
@@ -104,6 +109,11 @@ impl Map {
         Ok(())
     }
 
+    /// Write rows one by one: tries took no batches before Linux 5.18.
+    fn put_each<K: Row, V: Row>(&self, rows: &[(K, V)]) -> Result<(), MapError> {
+        rows.iter().try_for_each(|row| self.put(std::slice::from_ref(row)))
+    }
+
     pub(super) fn delete<K: Row>(&self, key: &K) -> Result<(), MapError> {
         sys::map_delete(self.fd.as_fd(), key.as_bytes())
             .map(drop)
@@ -130,6 +140,23 @@ impl Map {
             }
         })?;
         Ok(rows)
+    }
+
+    /// Every key of a map that may not read in batches.
+    fn keys<K: Row + Ord>(&self) -> Result<Vec<K>, MapError> {
+        let mut keys = Vec::new();
+        let mut last: Option<Vec<u8>> = None;
+        let mut next = vec![0; size_of::<K>()];
+        while sys::map_next_key(self.fd.as_fd(), last.as_deref(), &mut next)
+            .map_err(self.error("read"))?
+        {
+            keys.extend(K::from_bytes(&next));
+            last = Some(next.clone());
+        }
+        // When a writer takes the last key away, the kernel begins anew.
+        keys.sort_unstable();
+        keys.dedup();
+        Ok(keys)
     }
 
     /// Show every row.
@@ -181,6 +208,9 @@ pub struct Store {
     backends_v4: Map,
     backends_v6: Map,
     services: Map,
+    sources_v4: Map,
+    sources_v6: Map,
+    traffic: Map,
     peers: Map,
     counters: Map,
     report: Map,
@@ -198,6 +228,9 @@ impl Store {
             backends_v4: open("backends_v4")?,
             backends_v6: open("backends_v6")?,
             services: open("services")?,
+            sources_v4: open("source_ranges_v4")?,
+            sources_v6: open("source_ranges_v6")?,
+            traffic: open("traffic")?,
             peers: open("peers")?,
             counters: open("counters")?,
             report: open("report")?,
@@ -217,6 +250,7 @@ impl Store {
             backends: rows(&store.backends_v4)?,
             slots: rows(&store.slots)?,
             frontends: rows(&store.frontends_v4)?,
+            sources: rows(&store.sources_v4)?,
         };
         Ok(store)
     }
@@ -229,8 +263,12 @@ impl Store {
         let mut slots = Vec::new();
         let mut frontends_v4 = Vec::new();
         let mut frontends_v6 = Vec::new();
+        let mut sources_v4 = Vec::new();
+        let mut sources_v6 = Vec::new();
+        let mut traffic = Vec::new();
         for op in run {
             match op {
+                Op::NoTraffic(id) => traffic.push((*id, Traffic::default())),
                 Op::Service(id, Some(row)) => services.push((*id, *row)),
                 Op::Service(id, None) => self.services.delete(id)?,
                 Op::BackendV4(id, row) => backends_v4.push((*id, *row)),
@@ -240,12 +278,19 @@ impl Store {
                 Op::FrontendV4(key, None) => self.frontends_v4.delete(key)?,
                 Op::FrontendV6(key, Some(row)) => frontends_v6.push((*key, *row)),
                 Op::FrontendV6(key, None) => self.frontends_v6.delete(key)?,
+                Op::SourceV4(key, true) => sources_v4.push((*key, ALLOWED)),
+                Op::SourceV4(key, false) => self.sources_v4.delete(key)?,
+                Op::SourceV6(key, true) => sources_v6.push((*key, ALLOWED)),
+                Op::SourceV6(key, false) => self.sources_v6.delete(key)?,
             }
         }
+        self.traffic.put(&traffic)?;
         self.services.put(&services)?;
         self.backends_v4.put(&backends_v4)?;
         self.backends_v6.put(&backends_v6)?;
         self.slots.put(&slots)?;
+        self.sources_v4.put_each(&sources_v4)?;
+        self.sources_v6.put_each(&sources_v6)?;
         self.frontends_v4.put(&frontends_v4)?;
         self.frontends_v6.put(&frontends_v6)
     }
@@ -263,6 +308,11 @@ impl Store {
             counts.push((counter, sum));
         }
         Ok(counts)
+    }
+
+    /// What each service port has had to do; ports that nobody dialled are left out.
+    pub fn traffic(&self) -> Result<Vec<(u32, Traffic)>, MapError> {
+        self.traffic.read(|_: &u32, row: &Traffic| *row != Traffic::default())
     }
 
     /// Whether a connected UDP socket has to be told to dial again: its backend is gone, or it
@@ -344,6 +394,8 @@ impl MapStore for Store {
             slots,
             frontends_v4: self.frontends_v4.read(|_: &FrontendKey<V4>, _: &Frontend| true)?,
             frontends_v6: self.frontends_v6.read(|_: &FrontendKey<V6>, _: &Frontend| true)?,
+            sources_v4: self.sources_v4.keys::<SourceKey<V4>>()?,
+            sources_v6: self.sources_v6.keys::<SourceKey<V6>>()?,
         })
     }
 
@@ -364,6 +416,11 @@ const fn kind(op: &Op) -> u8 {
         Op::FrontendV4(_, None) => 6,
         Op::FrontendV6(_, Some(_)) => 7,
         Op::FrontendV6(_, None) => 8,
+        Op::SourceV4(_, true) => 9,
+        Op::SourceV4(_, false) => 10,
+        Op::SourceV6(_, true) => 11,
+        Op::SourceV6(_, false) => 12,
+        Op::NoTraffic(_) => 13,
     }
 }
 

@@ -271,6 +271,16 @@ fn found(result: io::Result<i32>) -> io::Result<bool> {
     }
 }
 
+/// The key that follows `key` (`None`: the first) into `next`, in the map's own order. False: there
+/// is none.
+pub fn map_next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
+    let mut attr = attr();
+    attr.__bindgen_anon_2.map_fd = raw(map);
+    attr.__bindgen_anon_2.key = key.map_or(0, |key| key.as_ptr() as u64);
+    attr.__bindgen_anon_2.__bindgen_anon_1.next_key = next.as_mut_ptr() as u64;
+    found(bpf(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attr))
+}
+
 /// Write `count` rows, whose keys and values stand one after the other (Linux 5.6).
 pub fn map_update_batch(
     map: BorrowedFd<'_>,
