@@ -141,6 +141,22 @@ pub trait Address: Row + Eq + Ord + core::hash::Hash + fmt::Debug + Into<IpAddr>
     fn to_v6(self) -> V6;
     /// Back from the remembered form; nothing if it is of the other family.
     fn from_v6(address: V6) -> Option<Self>;
+    /// The unspecified address.
+    const ZERO: Self;
+    /// All bits set.
+    const ONES: Self;
+    /// Bit by bit.
+    fn and(self, mask: Self) -> Self;
+    /// The checksum's difference when `self` becomes `new`: the one's complement sum of all words of
+    /// `new` and of the complements of those of `self` (RFC 1624), not folded.
+    fn checksum_difference(self, new: Self) -> u32;
+}
+
+/// One's complement sum of two partial sums.
+#[inline(always)]
+pub const fn checksum_add(a: u32, b: u32) -> u32 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum.wrapping_add(carry as u32)
 }
 
 impl From<V4> for IpAddr {
@@ -163,6 +179,16 @@ impl Address for V4 {
     fn from_v6(address: V6) -> Option<Self> {
         address.unmapped()
     }
+    const ZERO: Self = Self(0);
+    const ONES: Self = Self(u32::MAX);
+    #[inline(always)]
+    fn and(self, mask: Self) -> Self {
+        Self(self.0 & mask.0)
+    }
+    #[inline(always)]
+    fn checksum_difference(self, new: Self) -> u32 {
+        checksum_add(!self.0, new.0)
+    }
 }
 
 impl Address for V6 {
@@ -172,6 +198,20 @@ impl Address for V6 {
     }
     fn from_v6(address: V6) -> Option<Self> {
         Some(address)
+    }
+    const ZERO: Self = Self([0; 4]);
+    const ONES: Self = Self([u32::MAX; 4]);
+    #[inline(always)]
+    fn and(self, mask: Self) -> Self {
+        let ([a, b, c, d], [e, f, g, h]) = (self.0, mask.0);
+        Self([a & e, b & f, c & g, d & h])
+    }
+    #[inline(always)]
+    fn checksum_difference(self, new: Self) -> u32 {
+        let ([a, b, c, d], [e, f, g, h]) = (self.0, new.0);
+        let first = checksum_add(checksum_add(!a, e), checksum_add(!b, f));
+        let second = checksum_add(checksum_add(!c, g), checksum_add(!d, h));
+        checksum_add(first, second)
     }
 }
 

@@ -1,14 +1,38 @@
-//! ClientIP session affinity, for clients known by their network namespace.
+//! ClientIP session affinity.
 
+use crate::address::{Address, V6};
 use crate::row::Row;
+
+/// Who asks. Sockets do not know their source address when they connect, packets do not know their
+/// namespace; a client that uses both ways to one service has two affinities.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Client(V6);
+
+impl Client {
+    /// A socket, by its network namespace's cookie: a pod, or the node itself. `::cookie` is no source
+    /// a packet could have: `::/64` is not routed.
+    #[inline(always)]
+    pub const fn of_namespace(cookie: u64) -> Self {
+        Self(V6::from_raw([0, 0, (cookie >> 32) as u32, cookie as u32]))
+    }
+    /// A packet, by its source.
+    #[inline(always)]
+    pub fn of_source<A: Address>(source: A) -> Self {
+        Self(source.to_v6())
+    }
+    /// The address, if it is one, as IPv6.
+    pub const fn address(self) -> V6 {
+        self.0
+    }
+}
 
 /// Key of the `affinity` map.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct AffinityKey {
-    /// Network namespace cookie of the client: a pod, or the node itself. (A socket's source
-    /// address is not known yet when it connects.)
-    pub client: u64,
+    /// The client.
+    pub client: Client,
     /// The service port. All its frontends share affinity.
     pub service: u32,
     /// IP version: 4 or 6. The two families keep affinity apart.
@@ -27,7 +51,7 @@ pub struct AffinityEntry {
     pub last_used_ns: u64,
 }
 
-// SAFETY: 8 + 4 + 4 bytes.
+// SAFETY: 16 + 4 + 4 bytes.
 unsafe impl Row for AffinityKey {}
 // SAFETY: 4 + 4 + 8 bytes.
 unsafe impl Row for AffinityEntry {}
@@ -44,7 +68,7 @@ impl AffinityEntry {
 }
 
 const _LAYOUT: () = {
-    assert!(size_of::<AffinityKey>() == 16);
+    assert!(size_of::<AffinityKey>() == 24);
     assert!(size_of::<AffinityEntry>() == 16);
 };
 

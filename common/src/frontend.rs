@@ -75,7 +75,7 @@ impl Frontend {
     }
 }
 
-/// What kind of address a frontend is; in the top byte of [`Frontend::flags`], for tools.
+/// What kind of address a frontend is; in the top byte of [`Frontend::flags`].
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Kind {
@@ -87,6 +87,9 @@ pub enum Kind {
     LoadBalancer = 3,
     /// `spec.ports[].nodePort` on one of the node's addresses.
     NodePort = 4,
+    /// A ClusterIP as such: port 0, protocol 0, no backends. What is sent to a ClusterIP and to none
+    /// of its ports is refused.
+    Address = 5,
 }
 
 impl Kind {
@@ -97,6 +100,7 @@ impl Kind {
             2 => Some(Self::ExternalIp),
             3 => Some(Self::LoadBalancer),
             4 => Some(Self::NodePort),
+            5 => Some(Self::Address),
             _ => None,
         }
     }
@@ -111,6 +115,7 @@ impl Kind {
             Self::ExternalIp => "ExternalIP",
             Self::LoadBalancer => "LoadBalancer",
             Self::NodePort => "NodePort",
+            Self::Address => "Address",
         }
     }
 }
@@ -133,6 +138,8 @@ pub mod flags {
     pub const FAR_LOCAL: u32 = 1 << 5;
     /// Source ranges apply: only a hook that knows the client's address may translate.
     pub const SOURCE_RANGES: u32 = 1 << 6;
+    /// With [`SOURCE_RANGES`]: the node's own address is in one of them, so its own sockets may.
+    pub const NODE_ALLOWED: u32 = 1 << 7;
     /// Where the [`Kind`](super::Kind) begins.
     pub const KIND_SHIFT: u32 = 24;
 }

@@ -1,11 +1,13 @@
-//! Which backend a client on this node gets: the one decision of the socket path.
+//! Which backend a client gets: the one decision that both paths share.
 //!
 //! Written over [`Tables`], so that the kernel runs it on BPF maps and tests on ordinary ones.
+//! [`select`], [`admit`] and [`gate`] are the socket path's, whose clients are all on this node; the packet
+//! path has its own gate (`packet::open`) and shares [`choose`].
 
 use crate::address::{Address, Be16};
-use crate::affinity::{AffinityEntry, AffinityKey};
+use crate::affinity::{AffinityEntry, AffinityKey, Client};
 use crate::backend::{Backend, state};
-use crate::frontend::{Frontend, FrontendKey, flags};
+use crate::frontend::{Frontend, FrontendKey, SlotRange, flags};
 
 /// The maps and helpers the decision needs.
 pub trait Tables<A: Address> {
@@ -15,10 +17,6 @@ pub trait Tables<A: Address> {
     fn slot(&self, index: u32) -> Option<u32>;
     /// A backend's row.
     fn backend(&self, id: u32) -> Option<Backend<A>>;
-    /// Whether the client is in the node's own network namespace.
-    fn client_is_node(&self) -> bool;
-    /// The client's network namespace cookie.
-    fn client(&self) -> u64;
     /// A uniformly random number.
     fn random(&self) -> u32;
     /// `CLOCK_MONOTONIC` in nanoseconds.
@@ -27,6 +25,40 @@ pub trait Tables<A: Address> {
     fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry>;
     /// Remember or re-arm a client's affinity.
     fn set_affinity(&self, key: &AffinityKey, entry: &AffinityEntry);
+}
+
+/// What the socket path needs besides.
+pub trait Sockets<A: Address>: Tables<A> {
+    /// The client, as affinity knows it.
+    fn client(&self) -> Client;
+    /// Whether the client is in the node's own network namespace.
+    fn client_is_node(&self) -> bool;
+    /// Whether an address that is no frontend with this port is a ClusterIP all the same.
+    fn is_cluster_ip(&self, address: A) -> bool;
+}
+
+/// One of a frontend's two lists.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct List {
+    /// Where its backends are.
+    pub slots: SlotRange,
+    /// The bit of [`state`] that all its backends have.
+    pub bit: u8,
+}
+
+impl Frontend {
+    /// The list for clients on this node.
+    #[inline(always)]
+    pub const fn near_list(&self) -> List {
+        let local = self.has(flags::NEAR_LOCAL);
+        List { slots: self.near, bit: if local { state::LOCAL } else { state::CLUSTER } }
+    }
+    /// The list for clients outside.
+    #[inline(always)]
+    pub const fn far_list(&self) -> List {
+        let local = self.has(flags::FAR_LOCAL);
+        List { slots: self.far, bit: if local { state::LOCAL } else { state::CLUSTER } }
+    }
 }
 
 /// What to do with a destination.
@@ -57,37 +89,45 @@ pub struct Target<A> {
     pub address: A,
     /// Port.
     pub port: Be16,
+    /// The service port it serves.
+    pub service: u32,
     /// Whether affinity chose it.
     pub by_affinity: bool,
 }
 
 /// Decide for a client on this node that dials `key`.
 #[inline(always)]
-pub fn select<A: Address, T: Tables<A>>(tables: &T, key: &FrontendKey<A>) -> Decision<A> {
+pub fn select<A: Address, T: Sockets<A>>(tables: &T, key: &FrontendKey<A>) -> Decision<A> {
     let Some(frontend) = tables.frontend(key) else {
-        return Decision::Pass;
+        return if tables.is_cluster_ip(key.address) { Decision::Refuse } else { Decision::Pass };
     };
     admit(tables, &frontend)
 }
 
 /// As [`select`], once the frontend's row is known.
 #[inline(always)]
-pub fn admit<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend) -> Decision<A> {
+pub fn admit<A: Address, T: Sockets<A>>(tables: &T, frontend: &Frontend) -> Decision<A> {
     match gate(tables, frontend) {
         Some(decision) => decision,
-        None => choose(tables, frontend),
+        None => choose(tables, frontend, frontend.near_list(), || tables.client()),
     }
 }
 
 /// What settles the matter before a backend is chosen: who may use the frontend, and whether there
 /// is anything behind it.
 #[inline(always)]
-pub fn gate<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend) -> Option<Decision<A>> {
+pub fn gate<A: Address, T: Sockets<A>>(tables: &T, frontend: &Frontend) -> Option<Decision<A>> {
     if frontend.has(flags::NODE_ONLY) && !tables.client_is_node() {
         return Some(Decision::Pass);
     }
     if frontend.has(flags::SOURCE_RANGES) {
-        return Some(Decision::NeedsSource);
+        // A pod's address is not known here; the node's own is known to the agent.
+        if !tables.client_is_node() {
+            return Some(Decision::NeedsSource);
+        }
+        if !frontend.has(flags::NODE_ALLOWED) {
+            return Some(Decision::Drop);
+        }
     }
     if frontend.near.count == 0 {
         let drop = frontend.has(flags::NEAR_DROP);
@@ -96,19 +136,28 @@ pub fn gate<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend) -> Option
     None
 }
 
-/// A backend of a frontend that passed the [`gate`].
+/// A backend of one of a frontend's lists, which is not empty: the one the client has, or any.
 #[inline(always)]
-pub fn choose<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend) -> Decision<A> {
+pub fn choose<A: Address, T: Tables<A>>(
+    tables: &T,
+    frontend: &Frontend,
+    list: List,
+    client: impl FnOnce() -> Client,
+) -> Decision<A> {
     if frontend.has(flags::AFFINITY) {
-        return with_affinity(tables, frontend);
+        return with_affinity(tables, frontend, list, client());
     }
-    at_random(tables, frontend)
+    at_random(tables, frontend, list.slots)
 }
 
-/// A backend of the near list, each equally likely.
+/// A backend of the list, each equally likely.
 #[inline(always)]
-fn at_random<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend) -> Decision<A> {
-    let index = frontend.near.first.wrapping_add(scale(tables.random(), frontend.near.count));
+fn at_random<A: Address, T: Tables<A>>(
+    tables: &T,
+    frontend: &Frontend,
+    slots: SlotRange,
+) -> Decision<A> {
+    let index = slots.first.wrapping_add(scale(tables.random(), slots.count));
     let Some(id) = tables.slot(index) else {
         return Decision::Broken;
     };
@@ -124,25 +173,25 @@ fn at_random<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend) -> Decis
 /// The backend this client had, if its entry binds and the backend is still in the list; else a
 /// random one, remembered.
 #[inline(always)]
-fn with_affinity<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend) -> Decision<A> {
-    let key = AffinityKey {
-        client: tables.client(),
-        service: frontend.service,
-        family: A::FAMILY as u32,
-    };
+fn with_affinity<A: Address, T: Tables<A>>(
+    tables: &T,
+    frontend: &Frontend,
+    list: List,
+    client: Client,
+) -> Decision<A> {
+    let key = AffinityKey { client, service: frontend.service, family: A::FAMILY as u32 };
     let now_ns = tables.now_ns();
-    let list = if frontend.has(flags::NEAR_LOCAL) { state::LOCAL } else { state::CLUSTER };
     let mut decision = Decision::Pass;
     if let Some(entry) = tables.affinity(&key)
         && entry.is_live(now_ns, frontend.affinity_secs)
         && let Some(backend) = tables.backend(entry.backend)
         && backend.service == frontend.service
-        && backend.is_usable(entry.generation, list)
+        && backend.is_usable(entry.generation, list.bit)
     {
         decision = Decision::Forward(target(entry.backend, &backend, true));
     }
     if decision == Decision::Pass {
-        decision = at_random(tables, frontend);
+        decision = at_random(tables, frontend, list.slots);
     }
     if let Decision::Forward(chosen) = decision {
         let entry = AffinityEntry {
@@ -162,6 +211,7 @@ fn target<A: Address>(id: u32, backend: &Backend<A>, by_affinity: bool) -> Targe
         generation: backend.generation,
         address: backend.address,
         port: backend.port,
+        service: backend.service,
         by_affinity,
     }
 }

@@ -9,10 +9,14 @@ use millrace_common::address::{Be16, V4, V6};
 use millrace_common::affinity::{AffinityEntry, AffinityKey};
 use millrace_common::backend::{Backend, state};
 use millrace_common::counters::COUNT;
+use millrace_common::flow::{Flow, FlowKey};
+use millrace_common::fragment::{Fragment, FragmentKey};
 use millrace_common::frontend::{Frontend, FrontendKey, Kind, SlotRange, flags};
+use millrace_common::node::{DeviceRow, NodeFamily, NodeRow, SourceKey, SourceNet};
 use millrace_common::peer::{Peer, PeerSlot, UdpPeers};
 use millrace_common::row::Row;
 use millrace_common::service::ServiceRow;
+use millrace_common::traffic::Traffic;
 
 /// Assert size and alignment of a row, and the offsets of its fields.
 macro_rules! layout {
@@ -30,10 +34,10 @@ macro_rules! layout {
 }
 
 #[test]
-fn this_is_the_layout_of_abi_1() {
-    assert_eq!(ABI_VERSION, 1);
+fn this_is_the_layout_of_abi_2() {
+    assert_eq!(ABI_VERSION, 2);
     assert_eq!((size_of::<Be16>(), size_of::<V4>(), size_of::<V6>()), (2, 4, 16));
-    assert_eq!(COUNT, 10);
+    assert_eq!(COUNT, 42);
 }
 
 #[test]
@@ -69,8 +73,55 @@ fn services() {
 
 #[test]
 fn affinity() {
-    layout!(AffinityKey, size 16, align 8, client at 0, service at 8, family at 12);
+    layout!(AffinityKey, size 24, align 4, client at 0, service at 16, family at 20);
     layout!(AffinityEntry, size 16, align 8, backend at 0, generation at 4, last_used_ns at 8);
+}
+
+#[test]
+fn flows() {
+    layout!(
+        FlowKey<V4>, size 16, align 4,
+        source at 0, destination at 4, source_port at 8, destination_port at 10, protocol at 12,
+        side at 13, pad at 14
+    );
+    layout!(
+        FlowKey<V6>, size 40, align 4,
+        source at 0, destination at 16, source_port at 32, destination_port at 34,
+        protocol at 36, side at 37, pad at 38
+    );
+    layout!(
+        Flow<V4>, size 40, align 4,
+        address at 0, port at 4, other_port at 6, role at 8, bits at 9, seen at 10,
+        last_used_secs at 12, since_secs at 16, backend at 20, generation at 24, service at 28,
+        device at 32, expected_ack at 36
+    );
+    layout!(
+        Flow<V6>, size 52, align 4,
+        address at 0, port at 16, other_port at 18, role at 20, bits at 21, seen at 22,
+        last_used_secs at 24, since_secs at 28, backend at 32, generation at 36, service at 40,
+        device at 44, expected_ack at 48
+    );
+    layout!(
+        FragmentKey<V6>, size 40, align 4,
+        source at 0, destination at 16, id at 32, protocol at 36, side at 37, pad at 38
+    );
+    layout!(Fragment<V6>, size 20, align 4, address at 0, since_secs at 16);
+}
+
+#[test]
+fn the_node() {
+    layout!(DeviceRow, size 24, align 4, flags at 0, masquerade_v4 at 4, masquerade_v6 at 8);
+    layout!(
+        NodeRow, size 268, align 4,
+        flags at 0, first_port at 4, last_port at 6, v4 at 8, v6 at 60
+    );
+    layout!(
+        NodeFamily<V4>, size 52, align 4,
+        address at 0, pods at 4, service_hull at 12, service_cidrs at 20
+    );
+    layout!(SourceKey<V4>, size 12, align 4, bits at 0, net at 4);
+    layout!(SourceNet<V6>, size 20, align 4, service at 0, address at 4);
+    layout!(Traffic, size 16, align 8, opened at 0, failed at 8);
 }
 
 #[test]
@@ -95,8 +146,9 @@ fn numbers_in_rows() {
         flags::NEAR_LOCAL,
         flags::FAR_LOCAL,
         flags::SOURCE_RANGES,
+        flags::NODE_ALLOWED,
     ];
-    assert_eq!(bits, [1, 2, 4, 8, 16, 32, 64]);
+    assert_eq!(bits, [1, 2, 4, 8, 16, 32, 64, 128]);
     let kinds = [Kind::ClusterIp, Kind::ExternalIp, Kind::LoadBalancer, Kind::NodePort];
     assert_eq!(kinds.map(Kind::bits), [1 << 24, 2 << 24, 3 << 24, 4 << 24]);
     for kind in kinds {

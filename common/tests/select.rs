@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use millrace_common::address::{Be16, V4};
-use millrace_common::affinity::{AffinityEntry, AffinityKey, NS_PER_SEC};
+use millrace_common::affinity::{AffinityEntry, AffinityKey, Client, NS_PER_SEC};
 use millrace_common::backend::{Backend, state};
 use millrace_common::frontend::{Frontend, FrontendKey, SlotRange, flags};
-use millrace_common::select::{Decision, Tables, Target, scale, select};
+use millrace_common::select::{Decision, Sockets, Tables, Target, scale, select};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -38,12 +38,6 @@ impl Tables<V4> for World {
     fn backend(&self, id: u32) -> Option<Backend<V4>> {
         self.backends.get(&id).copied()
     }
-    fn client_is_node(&self) -> bool {
-        self.client_is_node
-    }
-    fn client(&self) -> u64 {
-        self.client.get()
-    }
     fn random(&self) -> u32 {
         self.random.get()
     }
@@ -55,6 +49,18 @@ impl Tables<V4> for World {
     }
     fn set_affinity(&self, key: &AffinityKey, entry: &AffinityEntry) {
         self.affinity.borrow_mut().insert(*key, *entry);
+    }
+}
+
+impl Sockets<V4> for World {
+    fn client(&self) -> Client {
+        Client::of_namespace(self.client.get())
+    }
+    fn client_is_node(&self) -> bool {
+        self.client_is_node
+    }
+    fn is_cluster_ip(&self, address: V4) -> bool {
+        self.frontends.contains_key(&FrontendKey::new(address, Be16::new(0), 0))
     }
 }
 
@@ -141,8 +147,14 @@ fn a_frontend_forwards_to_a_backend_with_all_it_takes_to_remember_it() {
     let world = World::new(3, 0);
     let target = chosen(world.select_towards(2));
     let row = backend(2);
-    let expected =
-        Target { id: 2, generation: 1, address: row.address, port: row.port, by_affinity: false };
+    let expected = Target {
+        id: 2,
+        generation: 1,
+        address: row.address,
+        port: row.port,
+        service: SERVICE,
+        by_affinity: false,
+    };
     assert_eq!(target, expected);
     assert!(world.affinity.borrow().is_empty(), "no affinity, nothing remembered");
 }
@@ -328,7 +340,7 @@ proptest! {
         world.advance(60 * NS_PER_SEC);
         if let Some((backend, generation, secs)) = remembered {
             let entry = AffinityEntry { backend, generation, last_used_ns: secs * NS_PER_SEC };
-            let key = AffinityKey { client: 0, service: SERVICE, family: 4 };
+            let key = AffinityKey { client: Client::of_namespace(0), service: SERVICE, family: 4 };
             world.affinity.borrow_mut().insert(key, entry);
         }
         let wanted = if local { state::LOCAL } else { state::CLUSTER };

@@ -2,15 +2,19 @@
 //! agent overrides when it creates them.
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage};
 use aya_ebpf::macros::btf_map;
 use millrace_common::address::{V4, V6};
 use millrace_common::affinity::{AffinityEntry, AffinityKey};
 use millrace_common::backend::Backend;
 use millrace_common::counters;
+use millrace_common::flow::{Flow, FlowKey};
+use millrace_common::fragment::{Fragment, FragmentKey, Parked, ParkedKey};
 use millrace_common::frontend::{Frontend, FrontendKey};
+use millrace_common::node::{DeviceRow, NodeRow, SourceNet};
 use millrace_common::peer::{PEER_SLOTS, Peer, PeerSlot, UdpPeers};
 use millrace_common::service::{REPORT_BYTES, ServiceRow};
+use millrace_common::traffic::Traffic;
 
 /// Rows are allocated as they come: an empty map costs its bucket array only.
 const GROWS: usize = BPF_F_NO_PREALLOC as usize;
@@ -55,6 +59,58 @@ pub static PEERS_OVERFLOW: SkStorage<Peer> = SkStorage::new();
 /// What a UDP socket sent to. Freed with the socket, never evicted.
 #[btf_map(name = "udp_peers")]
 pub static UDP_PEERS: SkStorage<UdpPeers> = SkStorage::new();
+
+/// Flows that were answered, IPv4. Taken out by the agent when they are over, never evicted.
+#[btf_map(name = "flows_v4")]
+pub static FLOWS_V4: HashMap<FlowKey<V4>, Flow<V4>, 262_144, GROWS> = HashMap::new();
+
+/// As `flows_v4`, IPv6.
+#[btf_map(name = "flows_v6")]
+pub static FLOWS_V6: HashMap<FlowKey<V6>, Flow<V6>, 262_144, GROWS> = HashMap::new();
+
+/// Flows that were not answered yet, IPv4: a flood of them evicts them, and no others.
+#[btf_map(name = "half_open_v4")]
+pub static HALF_OPEN_V4: LruHashMap<FlowKey<V4>, Flow<V4>, 32_768> = LruHashMap::new();
+
+/// As `half_open_v4`, IPv6.
+#[btf_map(name = "half_open_v6")]
+pub static HALF_OPEN_V6: LruHashMap<FlowKey<V6>, Flow<V6>, 32_768> = LruHashMap::new();
+
+/// Datagrams whose first fragment was translated, IPv4.
+#[btf_map(name = "fragments_v4")]
+pub static FRAGMENTS_V4: LruHashMap<FragmentKey<V4>, Fragment<V4>, 4_096> = LruHashMap::new();
+
+/// As `fragments_v4`, IPv6.
+#[btf_map(name = "fragments_v6")]
+pub static FRAGMENTS_V6: LruHashMap<FragmentKey<V6>, Fragment<V6>, 4_096> = LruHashMap::new();
+
+/// Fragments that overtook the first one of their datagram, of both families.
+#[btf_map(name = "parked")]
+pub static PARKED: LruHashMap<ParkedKey, Parked, 256> = LruHashMap::new();
+
+/// Frames on their way to and from `parked`; too large for a program's stack.
+#[btf_map(name = "scratch")]
+pub static SCRATCH: PerCpuArray<Parked, 2> = PerCpuArray::new();
+
+/// `loadBalancerSourceRanges`, IPv4.
+#[btf_map(name = "source_ranges_v4")]
+pub static SOURCE_RANGES_V4: LpmTrie<SourceNet<V4>, u32, 65_536> = LpmTrie::new();
+
+/// `loadBalancerSourceRanges`, IPv6.
+#[btf_map(name = "source_ranges_v6")]
+pub static SOURCE_RANGES_V6: LpmTrie<SourceNet<V6>, u32, 65_536> = LpmTrie::new();
+
+/// Interface index to what the device is for. A device without a row is not translated for.
+#[btf_map(name = "devices")]
+pub static DEVICES: HashMap<u32, DeviceRow, 8_192, GROWS> = HashMap::new();
+
+/// This node's addresses and policy.
+#[btf_map(name = "node")]
+pub static NODE: Array<NodeRow, 1> = Array::new();
+
+/// What each service port had to do, by service id.
+#[btf_map(name = "traffic")]
+pub static TRAFFIC: Array<Traffic, 262_144> = Array::new();
 
 /// Outcomes.
 #[btf_map(name = "counters")]

@@ -6,12 +6,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use aya::programs::{CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramError};
+use aya::programs::{
+    CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramError, SchedClassifier,
+};
 use aya::{EbpfLoader, include_bytes_aligned};
 use aya_obj::generated::bpf_attach_type;
 
+use super::node_maps::NodeMaps;
 use super::pins::Pins;
-use super::store::{MAP_NAMES, Store};
+use super::store::{MAP_NAMES, MapError, Store};
 use super::sys::{self, MapShape};
 use crate::plan::op::Capacity;
 
@@ -40,18 +43,40 @@ pub const SOCKET_HOOKS: [(&str, u32); 9] = [
 /// The program that judges every packet that leaves, attached only while it is needed.
 pub const GUARD_HOOK: (&str, u32) = ("egress", bpf_attach_type::BPF_CGROUP_INET_EGRESS as u32);
 
+/// The programs of the packet path: for devices with an Ethernet header, and for those without.
+pub const PACKET_PROGRAMS: [&str; 4] = ["packet_out", "packet_in", "packet_out_l3", "packet_in_l3"];
+
 /// What programs are told when they are loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Rows of the maps.
+    /// Rows of the maps that plans fill.
     pub capacity: Capacity,
+    /// Rows of the maps that packets fill.
+    pub flows: FlowCapacity,
     /// Cookie of the node's network namespace; 0: unknown.
     pub node_netns_cookie: u64,
+}
+
+/// Entries the packet path has room for, of each IP family. A flow takes two, a masqueraded one four.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlowCapacity {
+    /// `flows_*`.
+    pub established: u32,
+    /// `half_open_*`.
+    pub half_open: u32,
+}
+
+impl Default for FlowCapacity {
+    fn default() -> Self {
+        Self { established: 262_144, half_open: 32_768 }
+    }
 }
 
 /// Loaded programs and the maps they use.
 pub struct Object {
     programs: BTreeMap<&'static str, OwnedFd>,
+    /// Where the maps are pinned that the programs use.
+    directory: PathBuf,
     /// The rows.
     pub store: Store,
     /// Whether the maps were there before: the kernel has been serving from them.
@@ -62,6 +87,11 @@ impl Object {
     /// A program's descriptor.
     pub fn program(&self, name: &str) -> Option<BorrowedFd<'_>> {
         self.programs.get(name).map(AsFd::as_fd)
+    }
+
+    /// The maps that say what the node and its devices are.
+    pub fn node_maps(&self) -> Result<NodeMaps, MapError> {
+        NodeMaps::open(&self.directory)
     }
 
     /// Load everything. Maps already pinned are used again if they have the shape that the settings
@@ -83,7 +113,7 @@ impl Object {
             .with_context(|| format!("create {}", directory.display()))?;
         let loaded = load_programs(&directory, settings).and_then(|programs| {
             let store = Store::open(&directory, settings.capacity)?;
-            Ok(Self { programs, store, adopted })
+            Ok(Self { programs, directory: directory.clone(), store, adopted })
         });
         if loaded.is_err() && !adopted {
             pins.forget(&directory);
@@ -118,8 +148,7 @@ fn wanted_shapes(settings: &Settings) -> Result<BTreeMap<&'static str, MapShape>
                 kind: map.map_type(),
                 key_size: map.key_size(),
                 value_size: map.value_size(),
-                max_entries: max_entries(name, settings.capacity)
-                    .unwrap_or_else(|| map.max_entries()),
+                max_entries: max_entries(name, settings).unwrap_or_else(|| map.max_entries()),
                 flags: map.map_flags(),
             },
         );
@@ -128,12 +157,15 @@ fn wanted_shapes(settings: &Settings) -> Result<BTreeMap<&'static str, MapShape>
 }
 
 /// The configured size of a map, for those that have one.
-fn max_entries(name: &str, capacity: Capacity) -> Option<u32> {
+fn max_entries(name: &str, settings: &Settings) -> Option<u32> {
+    let Settings { capacity, flows, .. } = settings;
     match name {
-        "services" => Some(capacity.services),
+        "services" | "traffic" => Some(capacity.services),
         "slots" => Some(capacity.slots),
         "backends_v4" | "backends_v6" => Some(capacity.backends),
         "frontends_v4" | "frontends_v6" => Some(capacity.frontends),
+        "flows_v4" | "flows_v6" => Some(flows.established),
+        "half_open_v4" | "half_open_v6" => Some(flows.half_open),
         _ => None,
     }
 }
@@ -162,7 +194,7 @@ fn load_programs(
     loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
-        if let Some(rows) = max_entries(name, settings.capacity) {
+        if let Some(rows) = max_entries(name, settings) {
             loader.map_max_entries(name, rows);
         }
     }
@@ -176,7 +208,8 @@ fn load_programs(
     #[cfg(feature = "bpf-log")]
     super::log::start(&mut ebpf)?;
     let mut programs = BTreeMap::new();
-    for (name, _) in SOCKET_HOOKS.into_iter().chain([GUARD_HOOK]) {
+    let sockets = SOCKET_HOOKS.into_iter().chain([GUARD_HOOK]).map(|(name, _)| name);
+    for name in sockets.chain(PACKET_PROGRAMS) {
         let program =
             ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
         programs.insert(name, load_program(name, program)?);
@@ -189,6 +222,7 @@ fn load_program(name: &str, program: &mut Program) -> Result<OwnedFd> {
         Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
         Program::CgroupSkb(program) => CgroupSkb::load(program),
         Program::CgroupSock(program) => CgroupSock::load(program),
+        Program::SchedClassifier(program) => SchedClassifier::load(program),
         other => bail!("program {name} has an unexpected type: {other:?}"),
     };
     loaded.map_err(|error| explain(name, error))?;

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 
 use self::desired::{Desired, View};
+pub use self::node::NodeFacts;
 use self::node::{Changed, Node};
 use self::problem::{Problem, Reading};
 use self::service::Service;
@@ -136,6 +137,11 @@ impl Model {
     pub fn set_node_addresses(&mut self, addresses: Vec<IpAddr>) {
         let changed = self.node.update_interfaces(addresses);
         self.mark_after(changed);
+    }
+
+    /// What the packet path uses of the Node object; nothing while that was never seen.
+    pub fn node_facts(&self) -> Option<&NodeFacts> {
+        self.node.is_known().then(|| self.node.facts())
     }
 
     /// Services whose desired state may have changed, in the order of their names; they are clean

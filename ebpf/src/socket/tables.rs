@@ -1,11 +1,12 @@
 //! The maps and helpers, as `millrace_common::select` wants to see them.
 
 use aya_ebpf::bindings::BPF_ANY;
-use millrace_common::address::{Address, V4, V6};
-use millrace_common::affinity::{AffinityEntry, AffinityKey};
+use millrace_common::address::{Address, Be16, V4, V6};
+use millrace_common::affinity::{AffinityEntry, AffinityKey, Client};
 use millrace_common::backend::Backend;
 use millrace_common::frontend::{Frontend, FrontendKey};
-use millrace_common::select::Tables;
+use millrace_common::node::{NodeFamily, NodeRow};
+use millrace_common::select::{Sockets, Tables};
 
 use crate::config;
 use crate::kernel::context::SockAddr;
@@ -18,6 +19,8 @@ pub trait Rows: Address {
     fn frontend(key: &FrontendKey<Self>) -> Option<Frontend>;
     /// A backend's row.
     fn backend(id: u32) -> Option<Backend<Self>>;
+    /// This family's part of the node's row.
+    fn of_node(row: &NodeRow) -> &NodeFamily<Self>;
 }
 
 impl Rows for V4 {
@@ -31,6 +34,10 @@ impl Rows for V4 {
     fn backend(id: u32) -> Option<Backend<Self>> {
         maps::BACKENDS_V4.get(id).copied()
     }
+    #[inline(always)]
+    fn of_node(row: &NodeRow) -> &NodeFamily<Self> {
+        &row.v4
+    }
 }
 
 impl Rows for V6 {
@@ -42,6 +49,10 @@ impl Rows for V6 {
     #[inline(always)]
     fn backend(id: u32) -> Option<Backend<Self>> {
         maps::BACKENDS_V6.get(id).copied()
+    }
+    #[inline(always)]
+    fn of_node(row: &NodeRow) -> &NodeFamily<Self> {
+        &row.v6
     }
 }
 
@@ -62,15 +73,6 @@ impl<A: Rows> Tables<A> for Kernel<'_> {
         A::backend(id)
     }
     #[inline(always)]
-    fn client_is_node(&self) -> bool {
-        let node = config::node_netns_cookie().unwrap_or_else(helpers::initial_netns_cookie);
-        helpers::netns_cookie(self.0.as_ptr()) == node
-    }
-    #[inline(always)]
-    fn client(&self) -> u64 {
-        helpers::netns_cookie(self.0.as_ptr())
-    }
-    #[inline(always)]
     fn random(&self) -> u32 {
         helpers::random()
     }
@@ -80,20 +82,49 @@ impl<A: Rows> Tables<A> for Kernel<'_> {
     }
     #[inline(always)]
     fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry> {
-        // SAFETY: copied out at once. The map recycles entries, so a copy may mix two of them:
-        // generation and service of the backend are checked before it is believed.
-        unsafe { maps::AFFINITY.get(key) }.copied()
+        affinity(key)
     }
     #[inline(always)]
     fn set_affinity(&self, key: &AffinityKey, entry: &AffinityEntry) {
-        if let Some(row) = maps::AFFINITY.get_ptr_mut(key) {
-            // An update of the whole row would cost as much as all the rest of the program.
-            // SAFETY: a row of the map. Whoever reads a half-written one finds a generation that
-            // does not fit, and chooses anew.
-            unsafe { *row = *entry };
-            return;
-        }
-        // Fails only when memory is short; then the next connection chooses anew.
-        let _ = maps::AFFINITY.insert(key, entry, u64::from(BPF_ANY));
+        set_affinity(key, entry);
+    }
+}
+
+/// The affinity entry of a client.
+#[inline(always)]
+pub fn affinity(key: &AffinityKey) -> Option<AffinityEntry> {
+    // SAFETY: copied out at once. The map recycles entries, so a copy may mix two of them:
+    // generation and service of the backend are checked before it is believed.
+    unsafe { maps::AFFINITY.get(key) }.copied()
+}
+
+/// Remember or re-arm a client's affinity.
+#[inline(always)]
+pub fn set_affinity(key: &AffinityKey, entry: &AffinityEntry) {
+    if let Some(row) = maps::AFFINITY.get_ptr_mut(key) {
+        // An update of the whole row would cost as much as all the rest of the program.
+        // SAFETY: a row of the map. Whoever reads a half-written one finds a generation that
+        // does not fit, and chooses anew.
+        unsafe { *row = *entry };
+        return;
+    }
+    // Fails only when memory is short; then the next connection chooses anew.
+    let _ = maps::AFFINITY.insert(key, entry, u64::from(BPF_ANY));
+}
+
+impl<A: Rows> Sockets<A> for Kernel<'_> {
+    #[inline(always)]
+    fn client(&self) -> Client {
+        Client::of_namespace(helpers::netns_cookie(self.0.as_ptr()))
+    }
+    #[inline(always)]
+    fn client_is_node(&self) -> bool {
+        let node = config::node_netns_cookie().unwrap_or_else(helpers::initial_netns_cookie);
+        helpers::netns_cookie(self.0.as_ptr()) == node
+    }
+    #[inline(always)]
+    fn is_cluster_ip(&self, address: A) -> bool {
+        maps::NODE.get(0).is_some_and(|row| A::of_node(row).service_hull.contains(address))
+            && A::frontend(&FrontendKey::new(address, Be16::new(0), 0)).is_some()
     }
 }

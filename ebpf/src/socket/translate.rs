@@ -5,7 +5,7 @@ use millrace_common::backend::state;
 use millrace_common::counters::Counter;
 use millrace_common::frontend::FrontendKey;
 use millrace_common::peer::Peer;
-use millrace_common::select::{self, Decision, Target};
+use millrace_common::select::{self, Decision, Sockets, Target};
 
 use super::record::{self, Sticky};
 use super::tables::{Kernel, Rows};
@@ -141,11 +141,14 @@ fn connect<A: Rows>(ctx: &SockAddr, address: A) -> Outcome<A> {
 #[inline(always)]
 fn send<A: Rows>(ctx: &SockAddr, address: A) -> Outcome<A> {
     let key = FrontendKey::new(address, ctx.port(), Protocol::Udp as u8);
+    let kernel = Kernel(ctx);
     let Some(frontend) = A::frontend(&key) else {
-        return Outcome::Keep;
+        return match kernel.is_cluster_ip(address) {
+            true => without_target(Decision::Refuse),
+            false => Outcome::Keep,
+        };
     };
     let socket = ctx.socket();
-    let kernel = Kernel(ctx);
     let mut decision = select::gate(&kernel, &frontend);
     if decision.is_none() {
         // A connected socket hears nobody but its own backend: what it sends to the same frontend
@@ -161,7 +164,8 @@ fn send<A: Rows>(ctx: &SockAddr, address: A) -> Outcome<A> {
             Sticky::Stale => count(Counter::UdpRepicked),
             Sticky::None => {}
         }
-        decision = Some(select::choose(&kernel, &frontend));
+        let client = || Sockets::<A>::client(&kernel);
+        decision = Some(select::choose(&kernel, &frontend, frontend.near_list(), client));
     }
     let decision = decision.unwrap_or(Decision::Pass);
     observe::dialled(ctx, &key, &decision);
@@ -199,6 +203,7 @@ fn same_backend<A: Rows>(peer: &Peer) -> Outcome<A> {
 #[inline(always)]
 fn forward<A: Address>(target: &Target<A>) -> Outcome<A> {
     count(Counter::Translated);
+    helpers::count_opened(target.service);
     if target.by_affinity {
         count(Counter::AffinityHit);
     }

@@ -1,0 +1,62 @@
+//! The maps and helpers the packet path needs.
+
+use core::cell::UnsafeCell;
+
+use crate::address::Address;
+use crate::counters::Counter;
+use crate::flow::{Flow, FlowKey};
+use crate::fragment::{Fragment, FragmentKey};
+use crate::node::{DeviceRow, NodeFamily, NodeRow};
+use crate::select;
+
+/// A row that several CPUs read and write at once, field by field.
+pub type Shared<T> = UnsafeCell<T>;
+
+/// Which of the two tables a flow is in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Table {
+    /// `flows_*`: answered. Nothing is evicted; full, it takes no more.
+    Established,
+    /// `half_open_*`: not answered yet. The longest unused make room.
+    HalfOpen,
+}
+
+/// The maps of one family, seen by one packet.
+pub trait Tables<A: Address>: select::Tables<A> {
+    /// A flow's entry.
+    fn flow(&self, table: Table, key: &FlowKey<A>) -> Option<&Shared<Flow<A>>>;
+    /// Write an entry, over an old one. False: there is no room.
+    fn put_flow(&self, table: Table, key: &FlowKey<A>, flow: &Flow<A>) -> bool;
+    /// Write an entry unless there is one. False: there is, or there is no room.
+    fn add_flow(&self, table: Table, key: &FlowKey<A>, flow: &Flow<A>) -> bool;
+    /// Delete an entry.
+    fn remove_flow(&self, table: Table, key: &FlowKey<A>);
+    /// What became of a datagram's first fragment.
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<Fragment<A>>;
+    /// Remember what became of it.
+    fn set_fragment(&self, key: &FragmentKey<A>, fragment: &Fragment<A>);
+    /// Keep the packet, a later fragment, until the first one comes. False: there is no room, or it is
+    /// too large.
+    fn park(&self, key: &FragmentKey<A>) -> bool;
+    /// Have what was kept come in again. The packet is the first fragment, and stays as it is.
+    fn release(&self, key: &FragmentKey<A>);
+    /// Whether `source` is in one of the source ranges of a service port.
+    fn is_source_allowed(&self, service: u32, source: A) -> bool;
+    /// Whether a socket of the node would take the packet with this key: it listens on the
+    /// destination port, or is connected to the source.
+    fn is_port_in_use(&self, key: &FlowKey<A>) -> bool;
+    /// The device the packet is on.
+    fn device(&self) -> Option<DeviceRow>;
+    /// What masqueraded packets of this family that leave by the device come from.
+    fn masquerade_address(row: &DeviceRow) -> A;
+    /// The node.
+    fn node(&self) -> Option<&NodeRow>;
+    /// This family's part of the node's row.
+    fn of_node(row: &NodeRow) -> &NodeFamily<A>;
+    /// Count an outcome.
+    fn count(&self, counter: Counter);
+    /// Count a new connection of a service port.
+    fn count_opened(&self, service: u32);
+    /// Count one that was refused or dropped.
+    fn count_failed(&self, service: u32);
+}
