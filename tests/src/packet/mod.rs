@@ -1,0 +1,12 @@
+//! The packet path without a network: what its tests feed it, and what they make of the answer.
+//!
+//! [`build`] makes frames, checksums included, and [`checksum`] judges those that come back.
+//! [`node`] holds a node's rows in ordinary collections; [`buffer`] is a packet in memory that
+//! behaves as the kernel's helpers do; [`hook`] is the two together, which is what the code of
+//! `millrace_common::packet` is generic over.
+
+pub mod buffer;
+pub mod build;
+pub mod checksum;
+pub mod hook;
+pub mod node;
