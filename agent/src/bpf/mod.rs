@@ -2,10 +2,12 @@
 //!
 //! [`environment`] finds what is needed and says what is missing; [`pins`] is the layout under
 //! bpffs; [`object`] loads the programs; [`attach`] links them to hooks without ever leaving one
-//! empty; [`store`] writes and reads the rows; [`sys`] is the part of `bpf(2)` that aya lacks.
+//! empty; [`store`] writes and reads the rows, [`flows`]
+//! those that packets leave; [`sys`] is the part of `bpf(2)` that aya lacks.
 
 pub mod attach;
 pub mod environment;
+pub mod flows;
 #[cfg(feature = "bpf-log")]
 mod log;
 pub mod object;
