@@ -38,9 +38,6 @@ impl Tables<V4> for World {
     fn backend(&self, id: u32) -> Option<Backend<V4>> {
         self.backends.get(&id).copied()
     }
-    fn client(&self) -> Client {
-        Client::of_namespace(self.client.get())
-    }
     fn random(&self) -> u32 {
         self.random.get()
     }
@@ -56,6 +53,9 @@ impl Tables<V4> for World {
 }
 
 impl Sockets<V4> for World {
+    fn client(&self) -> Client {
+        Client::of_namespace(self.client.get())
+    }
     fn client_is_node(&self) -> bool {
         self.client_is_node
     }

@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use aya::programs::{CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramError};
+use aya::programs::{
+    CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramError, SchedClassifier,
+};
 use aya::{EbpfLoader, include_bytes_aligned};
 use aya_obj::generated::bpf_attach_type;
 
@@ -39,6 +41,9 @@ pub const SOCKET_HOOKS: [(&str, u32); 9] = [
 
 /// The program that judges every packet that leaves, attached only while it is needed.
 pub const GUARD_HOOK: (&str, u32) = ("egress", bpf_attach_type::BPF_CGROUP_INET_EGRESS as u32);
+
+/// The programs of the packet path: for devices with an Ethernet header, and for those without.
+pub const PACKET_PROGRAMS: [&str; 4] = ["packet_out", "packet_in", "packet_out_l3", "packet_in_l3"];
 
 /// What programs are told when they are loaded.
 #[derive(Clone, Copy, Debug)]
@@ -195,7 +200,8 @@ fn load_programs(
     #[cfg(feature = "bpf-log")]
     super::log::start(&mut ebpf)?;
     let mut programs = BTreeMap::new();
-    for (name, _) in SOCKET_HOOKS.into_iter().chain([GUARD_HOOK]) {
+    let sockets = SOCKET_HOOKS.into_iter().chain([GUARD_HOOK]).map(|(name, _)| name);
+    for name in sockets.chain(PACKET_PROGRAMS) {
         let program =
             ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
         programs.insert(name, load_program(name, program)?);
@@ -208,6 +214,7 @@ fn load_program(name: &str, program: &mut Program) -> Result<OwnedFd> {
         Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
         Program::CgroupSkb(program) => CgroupSkb::load(program),
         Program::CgroupSock(program) => CgroupSock::load(program),
+        Program::SchedClassifier(program) => SchedClassifier::load(program),
         other => bail!("program {name} has an unexpected type: {other:?}"),
     };
     loaded.map_err(|error| explain(name, error))?;

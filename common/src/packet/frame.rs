@@ -36,7 +36,7 @@ pub trait Frame {
     /// The network protocol (`__sk_buff.protocol`).
     fn ethertype(&self) -> Be16;
     /// Index of the device under whose hook we are.
-    fn device(&self) -> u32;
+    fn device_index(&self) -> u32;
     /// Read; nothing if the packet is shorter.
     fn load<T: Row>(&self, offset: u32) -> Option<T>;
     /// Write; false if the packet is shorter or there is no memory.

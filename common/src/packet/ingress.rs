@@ -1,0 +1,191 @@
+//! A packet comes in by a device: to the backend, if it goes to a frontend; to the client, if it
+//! answers what the node sent in the client's place.
+
+use super::frame::{Frame, Verdict};
+use super::network::{Family, Network, Part};
+use super::reject::Answer;
+use super::rewrite::{Change, now_secs, rewrite};
+use super::tables::{Shared, Table, Tables};
+use super::transport::{Packet, tcp};
+use super::{errors, establish, fragments, open};
+use crate::address::Protocol;
+use crate::backend::state;
+use crate::counters::Counter;
+use crate::flow::{Flow, FlowKey, HALF_OPEN_SECS, UDP_IDLE_SECS, bits, role, seen, side};
+
+/// Translate an incoming packet.
+#[inline(always)]
+pub fn ingress<A: Answer, S: Frame + Tables<A>>(s: &S) -> Verdict {
+    let network = match A::read(s, s.link_bytes(), false) {
+        Ok(network) => network,
+        Err(reason) => return pass(s, reason),
+    };
+    if network.fragment == Part::Later {
+        return fragments::follow(s, &network, side::INGRESS);
+    }
+    if network.protocol == A::ICMP {
+        return icmp(s, &network);
+    }
+    let packet = match Packet::read(s, network) {
+        Ok(packet) => packet,
+        Err(reason) => return pass(s, reason),
+    };
+    let key = packet.key(side::INGRESS);
+    for table in [Table::Established, Table::HalfOpen] {
+        if let Some(row) = s.flow(table, &key)
+            && let Some(verdict) = known(s, table, &packet, &key, row)
+        {
+            return verdict;
+        }
+    }
+    if !packet.opens() {
+        return pass(s, Counter::IngressPassed);
+    }
+    open::open(s, &packet, &key)
+}
+
+#[inline(always)]
+fn icmp<A: Answer, S: Frame + Tables<A>>(s: &S, network: &Network<A>) -> Verdict {
+    match errors::translate(s, network, side::INGRESS) {
+        Some(verdict) => verdict,
+        None => open::other(s, network),
+    }
+}
+
+/// Leave the packet alone.
+#[inline(always)]
+pub fn pass<A: Family, S: Frame + Tables<A>>(s: &S, reason: Counter) -> Verdict {
+    s.count(reason);
+    Verdict::Next
+}
+
+/// A packet of a flow; nothing if the flow is over and this one begins another.
+#[inline(always)]
+fn known<A: Family, S: Frame + Tables<A>>(
+    s: &S,
+    table: Table,
+    packet: &Packet<A>,
+    key: &FlowKey<A>,
+    row: &Shared<Flow<A>>,
+) -> Option<Verdict> {
+    let flow = snapshot(row);
+    let change = Change {
+        side: side::INGRESS,
+        address: flow.address,
+        port: flow.port,
+        other_port: flow.other_port,
+    };
+    if flow.role == role::UNMASQ {
+        return Some(finish(s, packet, &change, Counter::IngressToClient));
+    }
+    let now = now_secs(s);
+    if is_over(s, table, packet, &flow, now) {
+        establish::forget(s, key, &flow);
+        return None;
+    }
+    touch(row, &flow, now, packet.seen());
+    if matches!(table, Table::HalfOpen) && completes(packet) {
+        establish::establish(s, packet, key, &flow);
+    }
+    Some(finish(s, packet, &change, Counter::IngressToBackend))
+}
+
+/// Whether the packet is one that shows, if the backend has answered, that the client got it.
+#[inline(always)]
+fn completes<A: Family>(packet: &Packet<A>) -> bool {
+    packet.network.protocol != Protocol::Tcp as u8
+        || packet.is_tcp_with(tcp::ACK, tcp::ACK | tcp::SYN | tcp::RST)
+}
+
+/// Whether the flow is over for this packet: the backend of a UDP flow is gone or it was silent for
+/// too long; a TCP connection was closed and a new one begins with the same ports.
+#[inline(always)]
+fn is_over<A: Family, S: Frame + Tables<A>>(
+    s: &S,
+    table: Table,
+    packet: &Packet<A>,
+    flow: &Flow<A>,
+    now: u32,
+) -> bool {
+    let idle = now.wrapping_sub(flow.last_used_secs);
+    // Another CPU's second may be a little ahead of ours.
+    let idle = if idle > u32::MAX / 2 { 0 } else { idle };
+    if packet.network.protocol == Protocol::Udp as u8 {
+        return is_gone(s, flow) || idle > UDP_IDLE_SECS;
+    }
+    if matches!(table, Table::HalfOpen) && idle > HALF_OPEN_SECS {
+        return packet.opens();
+    }
+    packet.opens() && flow.seen & (seen::FIN | seen::RST) != 0
+}
+
+#[inline(never)]
+fn is_gone<A: Family, S: Frame + Tables<A>>(s: &S, flow: &Flow<A>) -> bool {
+    let kept = state::CLUSTER | state::LOCAL | state::SERVING;
+    let serves =
+        s.backend(flow.backend).is_some_and(|backend| backend.is_usable(flow.generation, kept));
+    if !serves {
+        s.count(Counter::FlowRepicked);
+    }
+    !serves
+}
+
+/// Change the packet and count it.
+#[inline(always)]
+pub fn finish<A: Family, S: Frame + Tables<A>>(
+    s: &S,
+    packet: &Packet<A>,
+    change: &Change<A>,
+    counter: Counter,
+) -> Verdict {
+    if !rewrite(s, packet, change) {
+        s.count(Counter::DroppedBroken);
+        return Verdict::Drop;
+    }
+    s.count(counter);
+    Verdict::Next
+}
+
+/// A copy of an entry. Its changing fields may be a moment old.
+#[inline(always)]
+pub fn snapshot<A: Family>(row: &Shared<Flow<A>>) -> Flow<A> {
+    // SAFETY: a row of a map, or of a test's collection, that stays readable until the program ends.
+    unsafe { *row.get() }
+}
+
+/// Note that a packet came. A row that stays as it is is not written: its cache line stays shared.
+#[inline(always)]
+pub fn touch<A: Family>(row: &Shared<Flow<A>>, known: &Flow<A>, now: u32, saw: u16) {
+    let row = row.get();
+    if known.last_used_secs != now {
+        // SAFETY: an aligned word of a live row; two writers write nearly the same.
+        unsafe { core::ptr::write_volatile(&raw mut (*row).last_used_secs, now) };
+    }
+    if known.seen & saw != saw {
+        // SAFETY: an aligned half-word of a live row. A bit that two writers set at once may be lost, and
+        // is set again by the next packet or made up for by idle time.
+        unsafe { core::ptr::write_volatile(&raw mut (*row).seen, known.seen | saw) };
+    }
+}
+
+/// Whether an entry's packets go by the uplink its first one came in by.
+#[inline(always)]
+pub const fn is_from_uplink<A>(flow: &Flow<A>) -> bool {
+    flow.bits & bits::FROM_UPLINK != 0
+}
+
+/// Count what became of an ICMP error.
+#[inline(always)]
+pub fn finish_error<A: Family, S: Frame + Tables<A>>(
+    s: &S,
+    changed: bool,
+    side_of_hook: u8,
+) -> Verdict {
+    if !changed {
+        s.count(Counter::DroppedBroken);
+        return Verdict::Drop;
+    }
+    let ingress = side_of_hook == side::INGRESS;
+    s.count(if ingress { Counter::IngressError } else { Counter::EgressError });
+    Verdict::Next
+}
