@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 
 use millrace_common::address::{Be16, checksum_add};
-use millrace_common::packet::frame::{Checksum, ETHERNET_BYTES, ETHERTYPE_V4, ETHERTYPE_V6, Frame};
+use millrace_common::packet::frame::{Checksum, ETHERNET_BYTES, ETHERTYPE_V6, Frame};
 use millrace_common::row::Row;
 
 /// Where an Ethernet header says what it carries.
@@ -32,21 +32,21 @@ pub struct Buffer {
 impl Buffer {
     /// A frame on an Ethernet device.
     pub fn ethernet(bytes: Vec<u8>, device: u32) -> Self {
+        Self::new(bytes, device, ETHERNET_BYTES)
+    }
+
+    /// A packet on a device without a link layer. It has an ethertype where a frame has it, because
+    /// `BPF_PROG_TEST_RUN` takes everything for a frame: see [`super::kernel`].
+    pub fn raw(bytes: Vec<u8>, device: u32) -> Self {
+        Self::new(bytes, device, 0)
+    }
+
+    fn new(bytes: Vec<u8>, device: u32, link_bytes: u32) -> Self {
         let ethertype = match bytes.get(ETHERTYPE_OFFSET..ETHERTYPE_OFFSET + 2) {
             Some(&[high, low]) => Be16::new(u16::from_be_bytes([high, low])),
             _ => Be16::new(0),
         };
-        Self { bytes: RefCell::new(bytes), link_bytes: ETHERNET_BYTES, ethertype, device }
-    }
-
-    /// A packet on a device without a link layer, whose driver goes by the version.
-    pub fn raw(bytes: Vec<u8>, device: u32) -> Self {
-        let ethertype = match bytes.first().map(|byte| byte >> 4) {
-            Some(4) => ETHERTYPE_V4,
-            Some(6) => ETHERTYPE_V6,
-            _ => Be16::new(0),
-        };
-        Self { bytes: RefCell::new(bytes), link_bytes: 0, ethertype, device }
+        Self { bytes: RefCell::new(bytes), link_bytes, ethertype, device }
     }
 
     /// What it has become.
@@ -85,7 +85,7 @@ impl Frame for Buffer {
     fn ethertype(&self) -> Be16 {
         self.ethertype
     }
-    fn device(&self) -> u32 {
+    fn device_index(&self) -> u32 {
         self.device
     }
     fn load<T: Row>(&self, offset: u32) -> Option<T> {

@@ -1,7 +1,7 @@
 //! Packets, built from what a test wants to say about them. Everything it does not say is valid:
 //! lengths, checksums, and a payload that can be told from another.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use super::checksum::{crc32c, internet, pseudo_header, transport};
 
@@ -407,17 +407,10 @@ impl Error {
     }
 }
 
-/// The address of the same host in the other family: IPv4 addresses have their last two numbers in
-/// the last group.
-pub fn twin(address: std::net::Ipv4Addr) -> Ipv6Addr {
-    let [a, b, c, d] = address.octets();
-    let group = |high: u8, low: u8| u16::from_be_bytes([high, low]);
-    Ipv6Addr::new(0xfd00, group(0, a), 0, group(0, b), 0, 0, 0, group(c, d))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::checksum::{are_valid, check_frame, check_packet};
+    use super::super::cluster::twin;
     use super::*;
 
     fn addresses() -> [(IpAddr, IpAddr); 2] {

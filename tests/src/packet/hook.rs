@@ -1,25 +1,20 @@
 //! A packet under a hook of a node: what `millrace_common::packet` is generic over.
 
-use millrace_common::address::{Be16, V4, V6};
-use millrace_common::affinity::{AffinityEntry, AffinityKey, Client};
+use millrace_common::address::Be16;
+use millrace_common::affinity::{AffinityEntry, AffinityKey};
 use millrace_common::backend::Backend;
 use millrace_common::counters::Counter;
 use millrace_common::flow::{Flow, FlowKey};
 use millrace_common::fragment::{Fragment, FragmentKey};
 use millrace_common::frontend::{Frontend, FrontendKey};
 use millrace_common::node::{DeviceRow, NodeFamily, NodeRow};
-use millrace_common::packet::frame::{Checksum, ETHERTYPE_V6, Frame};
+use millrace_common::packet::frame::{Checksum, Frame};
 use millrace_common::packet::tables::{Shared, Table, Tables};
 use millrace_common::row::Row;
 use millrace_common::select;
 
 use super::buffer::Buffer;
 use super::node::{InNode, Node};
-
-/// Where an IPv4 header has the source.
-const SOURCE_OFFSET_V4: u32 = 12;
-/// Where an IPv6 header has it.
-const SOURCE_OFFSET_V6: u32 = 8;
 
 /// One packet at one node.
 pub struct Hook<'a> {
@@ -39,8 +34,8 @@ impl Frame for Hook<'_> {
     fn ethertype(&self) -> Be16 {
         self.frame.ethertype()
     }
-    fn device(&self) -> u32 {
-        self.frame.device()
+    fn device_index(&self) -> u32 {
+        self.frame.device_index()
     }
     fn load<T: Row>(&self, offset: u32) -> Option<T> {
         self.frame.load(offset)
@@ -68,15 +63,6 @@ impl<A: InNode> select::Tables<A> for Hook<'_> {
     }
     fn backend(&self, id: u32) -> Option<Backend<A>> {
         A::rows(self.node).backends.get(&id).copied()
-    }
-    fn client(&self) -> Client {
-        let link = self.frame.link_bytes();
-        if self.frame.ethertype() == ETHERTYPE_V6 {
-            let source = self.frame.load::<V6>(link + SOURCE_OFFSET_V6);
-            return Client::of_source(source.unwrap_or_default());
-        }
-        let source = self.frame.load::<V4>(link + SOURCE_OFFSET_V4);
-        Client::of_source(source.unwrap_or_default())
     }
     fn random(&self) -> u32 {
         self.node.random.next_u32()
@@ -119,7 +105,7 @@ impl<A: InNode> Tables<A> for Hook<'_> {
         A::rows(self.node).sockets.contains(&socket)
     }
     fn device(&self) -> Option<DeviceRow> {
-        self.node.devices.get(&Frame::device(&self.frame)).copied()
+        self.node.devices.get(&self.frame.device_index()).copied()
     }
     fn masquerade_address(row: &DeviceRow) -> A {
         A::masquerade(row)

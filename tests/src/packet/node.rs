@@ -13,6 +13,7 @@ use millrace_common::flow::{Flow, FlowKey};
 use millrace_common::fragment::{Fragment, FragmentKey};
 use millrace_common::frontend::{Frontend, FrontendKey};
 use millrace_common::node::{DeviceRow, NodeFamily, NodeRow, SERVICE_BITS, SourceKey};
+use millrace_common::packet::reject::Answer;
 use millrace_common::packet::tables::Table;
 use millrace_common::row::Row;
 use millrace_common::traffic::Traffic;
@@ -39,8 +40,9 @@ pub struct Node {
     pub now_ns: Cell<u64>,
     /// Where random numbers come from.
     pub random: Random,
+    /// `traffic`: the rows that are not zero.
+    pub traffic: RefCell<HashMap<u32, Traffic>>,
     counters: Counters,
-    traffic: RefCell<HashMap<u32, Traffic>>,
 }
 
 /// One family's rows.
@@ -179,7 +181,7 @@ impl<A: Address> FlowTable<A> {
 }
 
 /// A family, as the node's rows are found by it.
-pub trait InNode: Address {
+pub trait InNode: Answer {
     /// Its rows.
     fn rows(node: &Node) -> &Rows<Self>;
     /// Its rows, to be written.
@@ -236,11 +238,6 @@ impl Node {
     /// Change what a service port had to do.
     pub fn with_traffic(&self, service: u32, change: impl FnOnce(&mut Traffic)) {
         change(self.traffic.borrow_mut().entry(service).or_default());
-    }
-
-    /// What a service port had to do.
-    pub fn traffic(&self, service: u32) -> Traffic {
-        self.traffic.borrow().get(&service).copied().unwrap_or_default()
     }
 
     /// Forget what packets have left: flows, fragments, affinity, counts.
