@@ -220,6 +220,7 @@ impl Agent {
     /// Find what is needed, become the owner, load, adopt what is pinned.
     fn start(config: &Config) -> Result<Self> {
         environment::check()?;
+        environment::lift_memory_limit()?;
         let cgroup_root = environment::cgroup_root(config.cgroup_root.as_deref())?;
         let bpffs = environment::bpffs(config.bpffs.as_deref())?;
         let pins = Pins::new(&bpffs);

@@ -53,6 +53,21 @@ pub const LAB: &[Package] = &[
     tool("bpftool", "bpftool", "looking at programs and maps by hand"),
 ];
 
+/// Looking into the kernels that `cargo xtask kernels` boots.
+pub const KERNELS: &[Package] = &[
+    tool("xz-utils", "xz", "kernels: their modules are compressed"),
+    tool("binutils", "strip", "kernels: the guest's programs go without debug information"),
+];
+
+/// Depends on the newest kernel of a release, of the flavour for virtual machines: the smallest.
+/// Fetched and unpacked for [`KERNELS`], never installed.
+pub const KERNEL: &str = "linux-image-cloud-amd64";
+/// What a kernel's package depends on and its content may be in.
+pub const KERNEL_PARTS: &[&str] = &["linux-binary-", "linux-modules-"];
+/// The emulator. Fetched and unpacked where it is not installed, never installed: Debian 12's own
+/// would take a newer qemu-utils away.
+pub const EMULATOR: &str = "qemu-system-x86";
+
 /// Services that start with the machine once their package is installed. The lab runs its own
 /// copies in namespaces; the machine's must neither start nor take ports.
 pub const DAEMONS: &[(&str, &str)] =

@@ -11,60 +11,56 @@ use super::rewrite::{Change, now_secs};
 use super::tables::{Shared, Table, Tables};
 use super::transport::{Packet, tcp};
 use crate::counters::Counter;
-use crate::flow::{Flow, FlowKey, role, side};
+use crate::flow::{Flow, role, side};
 use crate::node::device;
 
 /// Translate an outgoing packet.
-#[inline(always)]
+#[inline(never)]
 pub fn egress<A: Family, S: Frame + Tables<A>>(s: &S) -> Verdict {
-    let network = match A::read(s, s.link_bytes(), false) {
-        Ok(network) => network,
-        Err(reason) => return pass(s, reason),
-    };
-    if network.fragment == Part::Later {
-        return fragments::follow(s, &network, side::EGRESS);
+    let mut packet = Packet::at(side::EGRESS);
+    if let Err(reason) = A::read(s, s.link_bytes(), false, &mut packet) {
+        return pass(s, reason);
     }
-    if network.protocol == A::ICMP {
-        return match errors::translate(s, &network, side::EGRESS) {
-            Some(verdict) => verdict,
-            None => pass(s, Counter::EgressPassed),
-        };
+    if packet.fragment == Part::Later {
+        return fragments::follow(s, &packet);
     }
-    let packet = match Packet::read(s, network) {
-        Ok(packet) => packet,
+    if packet.key.protocol == A::ICMP {
+        let verdict = errors::translate(s, &packet);
+        return if verdict == Verdict::NONE { pass(s, Counter::EgressPassed) } else { verdict };
+    }
+    match packet.read_transport(s) {
+        Ok(()) => {}
         Err(Counter::IngressPassed) => return pass(s, Counter::EgressPassed),
         Err(reason) => return pass(s, reason),
-    };
-    let key = packet.key(side::EGRESS);
+    }
     for table in [Table::Established, Table::HalfOpen] {
-        if let Some(row) = s.flow(table, &key) {
-            return known(s, table, &packet, &key, row);
+        if let Some(row) = s.flow(table, &packet.key) {
+            let verdict = known(s, table, &packet, row);
+            if verdict != Verdict::NONE {
+                return verdict;
+            }
+            let begun = masquerade::begin(s, table, &packet, row);
+            return if begun { Verdict::NEXT } else { Verdict::DROP };
         }
     }
     pass(s, Counter::EgressPassed)
 }
 
-#[inline(always)]
+/// A packet of a flow; none if it is the first one that must be masqueraded.
+#[inline(never)]
 fn known<A: Family, S: Frame + Tables<A>>(
     s: &S,
     table: Table,
     packet: &Packet<A>,
-    key: &FlowKey<A>,
     row: &Shared<Flow<A>>,
 ) -> Verdict {
     let flow = snapshot(row);
-    let change = Change {
-        side: side::EGRESS,
-        address: flow.address,
-        port: flow.port,
-        other_port: flow.other_port,
-    };
+    let change = Change::of(&flow);
     if flow.role == role::MASQ {
-        if flow.port.raw() != 0 {
-            return finish(s, packet, &change, Counter::EgressMasqueraded);
+        if flow.port.raw() == 0 {
+            return Verdict::NONE;
         }
-        let begun = masquerade::begin(s, table, packet, key, row);
-        return if begun { Verdict::Next } else { Verdict::Drop };
+        return finish(s, packet, &change, Counter::EgressMasqueraded);
     }
     touch(row, &flow, now_secs(s), packet.seen());
     if matches!(table, Table::HalfOpen)
@@ -77,7 +73,7 @@ fn known<A: Family, S: Frame + Tables<A>>(
         }
     }
     match finish(s, packet, &change, Counter::EgressFromFrontend) {
-        Verdict::Next if is_from_uplink(&flow) => back(s, &flow),
+        Verdict::NEXT if is_from_uplink(&flow) => back(s, &flow),
         verdict => verdict,
     }
 }
@@ -87,13 +83,13 @@ fn known<A: Family, S: Frame + Tables<A>>(
 #[inline(always)]
 fn back<A: Family, S: Frame + Tables<A>>(s: &S, flow: &Flow<A>) -> Verdict {
     if flow.device == s.device_index() {
-        return Verdict::Next;
+        return Verdict::NEXT;
     }
     match s.device() {
         Some(row) if row.flags & device::UPLINK != 0 => {
             s.count(Counter::AnswerRedirected);
-            Verdict::Redirect(flow.device)
+            Verdict::redirect(flow.device)
         }
-        _ => Verdict::Next,
+        _ => Verdict::NEXT,
     }
 }

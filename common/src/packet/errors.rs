@@ -6,11 +6,12 @@
 
 use super::frame::{Checksum, Frame, Verdict};
 use super::ingress::{finish_error, snapshot};
-use super::network::{Family, Network, Part};
-use super::rewrite::{port_difference, replace_address};
+use super::network::{Family, Part};
+use super::rewrite::{Change, port_difference, replace_address};
 use super::tables::{Table, Tables};
+use super::transport::Packet;
 use crate::address::{Be16, Family as Version, checksum_add};
-use crate::flow::{Flow, FlowKey, role, side};
+use crate::flow::side;
 use crate::row::Row;
 
 /// Bytes of an ICMP error's header, before the quotation.
@@ -29,84 +30,75 @@ struct Ports {
 // SAFETY: two 16-bit numbers.
 unsafe impl Row for Ports {}
 
-/// A quotation that is of one of our flows.
-struct Quoted<A> {
-    network: Network<A>,
-    ports: Ports,
-    flow: Flow<A>,
-}
-
-/// Translate an error about one of our flows; nothing if it is no error, or not about one.
+/// Translate an error about one of our flows; none if it is no error, or not about one.
 #[inline(never)]
-pub fn translate<A: Family, S: Frame + Tables<A>>(
-    s: &S,
-    outer: &Network<A>,
-    side: u8,
-) -> Option<Verdict> {
-    let icmp_type = s.load::<u8>(outer.transport)?;
-    if !A::is_error(icmp_type) {
-        return None;
+pub fn translate<A: Family, S: Frame + Tables<A>>(s: &S, outer: &Packet<A>) -> Verdict {
+    let mut inner = Packet::at(outer.key.side);
+    let mut change = Change { port: Be16::new(0), other_port: Be16::new(0), address: A::ZERO };
+    if !find(s, outer, &mut inner, &mut change) {
+        return Verdict::NONE;
     }
-    let quoted = read(s, outer, side)?;
-    let changed = change(s, outer, &quoted, side);
-    Some(finish_error(s, changed, side))
+    let changed = apply(s, outer, &inner, &change);
+    finish_error(s, changed, outer.key.side)
 }
 
-/// Read the quotation and find its flow.
-#[inline(always)]
-fn read<A: Family, S: Frame + Tables<A>>(s: &S, outer: &Network<A>, side: u8) -> Option<Quoted<A>> {
-    let network = A::read(s, outer.transport + ERROR_BYTES, true).ok()?;
-    let ports = s.load::<Ports>(network.transport)?;
+/// Read the quotation, find its flow, and what that makes of it.
+#[inline(never)]
+fn find<A: Family, S: Frame + Tables<A>>(
+    s: &S,
+    outer: &Packet<A>,
+    inner: &mut Packet<A>,
+    change: &mut Change<A>,
+) -> bool {
+    let Some(icmp_type) = s.load::<u8>(outer.transport) else { return false };
+    if !A::is_error(icmp_type) || A::read(s, outer.transport + ERROR_BYTES, true, inner).is_err() {
+        return false;
+    }
+    let Some(ports) = s.load::<Ports>(inner.transport) else { return false };
+    inner.key.source_port = ports.source;
+    inner.key.destination_port = ports.destination;
     // An error goes to whom it quotes.
-    if network.fragment == Part::Later
-        || !matches!(network.protocol, 6 | 17 | 132)
-        || network.source != outer.destination
+    if inner.fragment == Part::Later
+        || !matches!(inner.key.protocol, 6 | 17 | 132)
+        || inner.key.source != outer.key.destination
     {
-        return None;
+        return false;
     }
-    let key = FlowKey {
-        source: network.destination,
-        destination: network.source,
-        source_port: ports.destination,
-        destination_port: ports.source,
-        protocol: network.protocol,
-        side,
-        pad: 0,
-    };
-    let row = match s.flow(Table::Established, &key) {
+    let answer = inner.key.answer(outer.key.side);
+    let row = match s.flow(Table::Established, &answer) {
         Some(row) => row,
-        None => s.flow(Table::HalfOpen, &key)?,
+        None => match s.flow(Table::HalfOpen, &answer) {
+            Some(row) => row,
+            None => return false,
+        },
     };
-    let flow = snapshot(row);
-    if flow.role == role::MASQ && flow.port.raw() == 0 {
-        return None;
-    }
-    Some(Quoted { network, ports, flow })
+    *change = Change::of(&snapshot(row));
+    // A flow that is yet to be masqueraded has sent nothing that could fail.
+    change.port.raw() != 0
 }
 
 /// Change the error and its quotation.
-#[inline(always)]
-fn change<A: Family, S: Frame + Tables<A>>(
+#[inline(never)]
+fn apply<A: Family, S: Frame + Tables<A>>(
     s: &S,
-    outer: &Network<A>,
-    quoted: &Quoted<A>,
-    side_of_hook: u8,
+    outer: &Packet<A>,
+    inner: &Packet<A>,
+    change: &Change<A>,
 ) -> bool {
-    let Quoted { network: inner, ports, flow } = quoted;
-    let ingress = side_of_hook == side::INGRESS;
+    let ingress = outer.key.side == side::INGRESS;
     let (outer_old, outer_offset, inner_old, inner_offset) = match ingress {
-        true => (outer.destination, A::DESTINATION_OFFSET, inner.source, A::SOURCE_OFFSET),
-        false => (outer.source, A::SOURCE_OFFSET, inner.destination, A::DESTINATION_OFFSET),
+        true => (outer.key.destination, A::DESTINATION_OFFSET, inner.key.source, A::SOURCE_OFFSET),
+        false => (outer.key.source, A::SOURCE_OFFSET, inner.key.destination, A::DESTINATION_OFFSET),
     };
-    let new_ports = match ingress {
-        true => Ports { source: flow.port, destination: flow.other_port },
-        false => Ports { source: flow.other_port, destination: flow.port },
+    let ports = match ingress {
+        true => Ports { source: change.port, destination: change.other_port },
+        false => Ports { source: change.other_port, destination: change.port },
     };
-    let outer_difference = outer_old.checksum_difference(flow.address);
-    let inner_difference = inner_old.checksum_difference(flow.address);
+    let outer_difference = outer_old.checksum_difference(change.address);
+    let inner_difference = inner_old.checksum_difference(change.address);
     let port_change = checksum_add(
-        port_difference(ports.source, new_ports.source),
-        port_difference(ports.destination, new_ports.destination),
+        port_difference(inner.key.source_port, ports.source),
+        port_difference(inner.key.destination_port, ports.destination),
     );
     let transport = update_quoted_checksum(s, inner, checksum_add(inner_difference, port_change));
     // In a quoted IPv4 header, address and header checksum balance each other.
@@ -115,9 +107,10 @@ fn change<A: Family, S: Frame + Tables<A>>(
     let checksum = outer.transport + CHECKSUM_OFFSET;
     let plain = Checksum { pseudo: false, optional: false, v6: false };
     let v6 = matches!(A::FAMILY, Version::V6);
-    replace_address(s, outer.offset, outer_offset, &flow.address, outer_difference)
-        && replace_address(s, inner.offset, inner_offset, &flow.address, inner_difference)
-        && s.store(inner.transport, &new_ports)
+    let address = &change.address;
+    replace_address(s, outer.network, outer_offset, address, outer_difference)
+        && replace_address(s, inner.network, inner_offset, address, inner_difference)
+        && s.store(inner.transport, &ports)
         && s.update_checksum(checksum, covered, plain)
         && (!v6
             || s.update_checksum(
@@ -130,14 +123,14 @@ fn change<A: Family, S: Frame + Tables<A>>(
 /// Update the transport checksum in the quotation, if it is there and there is one; returns the
 /// difference that makes to the ICMP checksum.
 #[inline(always)]
-fn update_quoted_checksum<A: Family, S: Frame>(s: &S, inner: &Network<A>, difference: u32) -> u32 {
-    let offset = match inner.protocol {
+fn update_quoted_checksum<A: Family, S: Frame>(s: &S, inner: &Packet<A>, difference: u32) -> u32 {
+    let offset = match inner.key.protocol {
         6 => inner.transport + 16,
         17 => inner.transport + 6,
         _ => return 0,
     };
     let Some(old) = s.load::<u16>(offset) else { return 0 };
-    if inner.protocol == 17 && old == 0 {
+    if inner.key.protocol == 17 && old == 0 {
         return 0;
     }
     let new = fold_into(old, difference);

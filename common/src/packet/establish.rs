@@ -7,11 +7,11 @@
 use super::frame::Frame;
 use super::ingress::snapshot;
 use super::network::Family;
-use super::tables::{Table, Tables};
+use super::tables::{Shared, Table, Tables};
 use super::transport::Packet;
 use crate::address::Protocol;
 use crate::counters::Counter;
-use crate::flow::{Flow, FlowKey, bits, seen};
+use crate::flow::{Flow, FlowKey, bits, seen, side};
 
 /// How far beyond the first acknowledgement that is possible a client's first packet may be, in
 /// bytes: what the backend may send before it (TCP Fast Open) or while we were not looking.
@@ -19,62 +19,70 @@ const EARLY_BYTES: u32 = 1 << 20;
 
 /// Move a half-open flow, if its answer was seen.
 #[inline(never)]
-pub fn establish<A: Family, S: Frame + Tables<A>>(
-    s: &S,
-    packet: &Packet<A>,
-    key: &FlowKey<A>,
-    flow: &Flow<A>,
-) {
-    let reply_key = flow.reply_key(key);
+pub fn establish<A: Family, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>, flow: &Flow<A>) {
+    let reply_key = flow.reply_key(&packet.key);
     let Some(row) = s.flow(Table::HalfOpen, &reply_key) else { return };
-    let reply = snapshot(row);
-    if reply.seen & seen::PACKET == 0 {
+    if !is_answered(packet, row) {
         return;
     }
-    let ahead = packet.acknowledgement.wrapping_sub(reply.expected_ack);
-    if packet.network.protocol == Protocol::Tcp as u8 && ahead > EARLY_BYTES {
-        return;
+    let mut moved = move_entry(s, &reply_key);
+    if flow.bits & bits::MASQUERADE != 0 {
+        moved = moved && move_masquerade(s, &reply_key.answer(side::EGRESS));
     }
-    let moved = s.put_flow(Table::Established, &reply_key, &reply)
-        && (flow.bits & bits::MASQUERADE == 0 || move_masquerade(s, key, flow));
-    let mut open = *flow;
-    open.seen |= packet.seen();
-    if !moved || !s.put_flow(Table::Established, key, &open) {
+    if moved && move_entry(s, &packet.key) {
+        s.count(Counter::FlowEstablished);
+    } else {
         s.count(Counter::FlowTableFull);
-        s.remove_flow(Table::Established, &reply_key);
-        return;
     }
-    s.count(Counter::FlowEstablished);
-    s.remove_flow(Table::HalfOpen, &reply_key);
-    s.remove_flow(Table::HalfOpen, key);
+}
+
+/// Whether the backend has answered, and the packet shows that the client got the answer.
+#[inline(always)]
+fn is_answered<A: Family>(packet: &Packet<A>, reply: &Shared<Flow<A>>) -> bool {
+    let row = reply.get();
+    // SAFETY: aligned fields of a live row.
+    let (saw, expected) = unsafe {
+        let saw = core::ptr::read_volatile(&raw const (*row).seen);
+        (saw, core::ptr::read_volatile(&raw const (*row).expected_ack))
+    };
+    let ahead = packet.acknowledgement.wrapping_sub(expected);
+    let is_tcp = packet.key.protocol == Protocol::Tcp as u8;
+    saw & seen::PACKET != 0 && (!is_tcp || ahead <= EARLY_BYTES)
 }
 
 /// Move the entries of a masqueraded flow.
 #[inline(never)]
-fn move_masquerade<A: Family, S: Frame + Tables<A>>(
-    s: &S,
-    key: &FlowKey<A>,
-    flow: &Flow<A>,
-) -> bool {
-    let masq_key = flow.masq_key(key);
-    let Some(row) = s.flow(Table::HalfOpen, &masq_key) else { return true };
-    let masq = snapshot(row);
-    if !s.put_flow(Table::Established, &masq_key, &masq) {
-        return false;
-    }
-    s.remove_flow(Table::HalfOpen, &masq_key);
-    if masq.port.raw() == 0 {
+fn move_masquerade<A: Family, S: Frame + Tables<A>>(s: &S, masq_key: &FlowKey<A>) -> bool {
+    let Some(row) = s.flow(Table::HalfOpen, masq_key) else {
+        // Another CPU moved it, or it was evicted: the next packet out begins anew.
         return true;
+    };
+    let row = row.get();
+    // SAFETY: aligned fields of a live row.
+    let (address, port) = unsafe { ((*row).address, (*row).port) };
+    let unmasq_key = FlowKey {
+        source: masq_key.destination,
+        destination: address,
+        source_port: masq_key.destination_port,
+        destination_port: port,
+        protocol: masq_key.protocol,
+        side: side::INGRESS,
+        pad: 0,
+    };
+    move_entry(s, masq_key) && (port.raw() == 0 || move_entry(s, &unmasq_key))
+}
+
+/// Move one entry. False: there is no room for it, and it stays.
+#[inline(never)]
+fn move_entry<A: Family, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>) -> bool {
+    let Some(row) = s.flow(Table::HalfOpen, key) else { return true };
+    // A row of a map is as good a value as a copy of it.
+    // SAFETY: a live row.
+    let moved = s.put_flow(Table::Established, key, unsafe { &*row.get() });
+    if moved {
+        s.remove_flow(Table::HalfOpen, key);
     }
-    let unmasq_key = masq.unmasq_key(&masq_key);
-    if let Some(row) = s.flow(Table::HalfOpen, &unmasq_key) {
-        let unmasq = snapshot(row);
-        if !s.put_flow(Table::Established, &unmasq_key, &unmasq) {
-            return false;
-        }
-        s.remove_flow(Table::HalfOpen, &unmasq_key);
-    }
-    true
+    moved
 }
 
 /// Delete all entries of a flow, given its OPEN entry.

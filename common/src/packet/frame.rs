@@ -3,17 +3,34 @@
 use crate::address::Be16;
 use crate::row::Row;
 
-/// What a hook says to the kernel.
+/// What a hook says to the kernel. (One number, not an enum: it goes through BPF's one return register,
+/// and no part of it is ever uninitialised.)
+#[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub struct Verdict(u64);
+
+impl Verdict {
     /// On to the next program, and then on its way.
-    Next,
+    pub const NEXT: Self = Self(0);
     /// It is lost.
-    Drop,
+    pub const DROP: Self = Self(1);
     /// It was made an answer: out by the device it came in by.
-    Return,
+    pub const RETURN: Self = Self(2);
+    /// No verdict yet: somebody else has to decide. Never leaves [`packet`](super).
+    pub const NONE: Self = Self(3);
+    /// Set in a redirect; the upper half is the device.
+    const REDIRECT: u64 = 4;
+
     /// Out by that device (an interface index), whatever the routing said.
-    Redirect(u32),
+    #[inline(always)]
+    pub const fn redirect(device: u32) -> Self {
+        Self(Self::REDIRECT | (device as u64) << 32)
+    }
+    /// The device, if it is a redirect.
+    #[inline(always)]
+    pub const fn redirected_to(self) -> Option<u32> {
+        if self.0 & Self::REDIRECT != 0 { Some((self.0 >> 32) as u32) } else { None }
+    }
 }
 
 /// `ETH_P_IP`.

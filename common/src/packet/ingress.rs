@@ -2,7 +2,7 @@
 //! answers what the node sent in the client's place.
 
 use super::frame::{Frame, Verdict};
-use super::network::{Family, Network, Part};
+use super::network::{Family, Part};
 use super::reject::Answer;
 use super::rewrite::{Change, now_secs, rewrite};
 use super::tables::{Shared, Table, Tables};
@@ -11,89 +11,77 @@ use super::{errors, establish, fragments, open};
 use crate::address::Protocol;
 use crate::backend::state;
 use crate::counters::Counter;
-use crate::flow::{Flow, FlowKey, HALF_OPEN_SECS, UDP_IDLE_SECS, bits, role, seen, side};
+use crate::flow::{Flow, HALF_OPEN_SECS, UDP_IDLE_SECS, bits, role, seen, side};
 
 /// Translate an incoming packet.
-#[inline(always)]
+#[inline(never)]
 pub fn ingress<A: Answer, S: Frame + Tables<A>>(s: &S) -> Verdict {
-    let network = match A::read(s, s.link_bytes(), false) {
-        Ok(network) => network,
-        Err(reason) => return pass(s, reason),
-    };
-    if network.fragment == Part::Later {
-        return fragments::follow(s, &network, side::INGRESS);
+    let mut packet = Packet::at(side::INGRESS);
+    if let Err(reason) = A::read(s, s.link_bytes(), false, &mut packet) {
+        return pass(s, reason);
     }
-    if network.protocol == A::ICMP {
-        return icmp(s, &network);
+    if packet.fragment == Part::Later {
+        return fragments::follow(s, &packet);
     }
-    let packet = match Packet::read(s, network) {
-        Ok(packet) => packet,
+    if packet.key.protocol == A::ICMP {
+        let verdict = errors::translate(s, &packet);
+        return if verdict == Verdict::NONE { open::no_frontend(s, &packet) } else { verdict };
+    }
+    match packet.read_transport(s) {
+        Ok(()) => {}
+        Err(Counter::IngressPassed) => return open::no_frontend(s, &packet),
         Err(reason) => return pass(s, reason),
-    };
-    let key = packet.key(side::INGRESS);
+    }
     for table in [Table::Established, Table::HalfOpen] {
-        if let Some(row) = s.flow(table, &key)
-            && let Some(verdict) = known(s, table, &packet, &key, row)
-        {
-            return verdict;
+        if let Some(row) = s.flow(table, &packet.key) {
+            let verdict = known(s, table, &packet, row);
+            if verdict != Verdict::NONE {
+                return verdict;
+            }
         }
     }
     if !packet.opens() {
         return pass(s, Counter::IngressPassed);
     }
-    open::open(s, &packet, &key)
-}
-
-#[inline(always)]
-fn icmp<A: Answer, S: Frame + Tables<A>>(s: &S, network: &Network<A>) -> Verdict {
-    match errors::translate(s, network, side::INGRESS) {
-        Some(verdict) => verdict,
-        None => open::other(s, network),
-    }
+    open::open(s, &packet)
 }
 
 /// Leave the packet alone.
 #[inline(always)]
 pub fn pass<A: Family, S: Frame + Tables<A>>(s: &S, reason: Counter) -> Verdict {
     s.count(reason);
-    Verdict::Next
+    Verdict::NEXT
 }
 
-/// A packet of a flow; nothing if the flow is over and this one begins another.
-#[inline(always)]
+/// A packet of a flow; none if the flow is over and this one begins another.
+#[inline(never)]
 fn known<A: Family, S: Frame + Tables<A>>(
     s: &S,
     table: Table,
     packet: &Packet<A>,
-    key: &FlowKey<A>,
     row: &Shared<Flow<A>>,
-) -> Option<Verdict> {
+) -> Verdict {
     let flow = snapshot(row);
-    let change = Change {
-        side: side::INGRESS,
-        address: flow.address,
-        port: flow.port,
-        other_port: flow.other_port,
-    };
+    let change = Change::of(&flow);
     if flow.role == role::UNMASQ {
-        return Some(finish(s, packet, &change, Counter::IngressToClient));
+        return finish(s, packet, &change, Counter::IngressToClient);
     }
     let now = now_secs(s);
     if is_over(s, table, packet, &flow, now) {
-        establish::forget(s, key, &flow);
-        return None;
+        establish::forget(s, &packet.key, &flow);
+        return Verdict::NONE;
     }
     touch(row, &flow, now, packet.seen());
     if matches!(table, Table::HalfOpen) && completes(packet) {
-        establish::establish(s, packet, key, &flow);
+        establish::establish(s, packet, &flow);
     }
-    Some(finish(s, packet, &change, Counter::IngressToBackend))
+    finish(s, packet, &change, Counter::IngressToBackend)
 }
 
 /// Whether the packet is one that shows, if the backend has answered, that the client got it.
 #[inline(always)]
 fn completes<A: Family>(packet: &Packet<A>) -> bool {
-    packet.network.protocol != Protocol::Tcp as u8
+    packet.key.protocol != Protocol::Tcp as u8
         || packet.is_tcp_with(tcp::ACK, tcp::ACK | tcp::SYN | tcp::RST)
 }
 
@@ -110,7 +98,7 @@ fn is_over<A: Family, S: Frame + Tables<A>>(
     let idle = now.wrapping_sub(flow.last_used_secs);
     // Another CPU's second may be a little ahead of ours.
     let idle = if idle > u32::MAX / 2 { 0 } else { idle };
-    if packet.network.protocol == Protocol::Udp as u8 {
+    if packet.key.protocol == Protocol::Udp as u8 {
         return is_gone(s, flow) || idle > UDP_IDLE_SECS;
     }
     if matches!(table, Table::HalfOpen) && idle > HALF_OPEN_SECS {
@@ -140,10 +128,10 @@ pub fn finish<A: Family, S: Frame + Tables<A>>(
 ) -> Verdict {
     if !rewrite(s, packet, change) {
         s.count(Counter::DroppedBroken);
-        return Verdict::Drop;
+        return Verdict::DROP;
     }
     s.count(counter);
-    Verdict::Next
+    Verdict::NEXT
 }
 
 /// A copy of an entry. Its changing fields may be a moment old.
@@ -183,9 +171,9 @@ pub fn finish_error<A: Family, S: Frame + Tables<A>>(
 ) -> Verdict {
     if !changed {
         s.count(Counter::DroppedBroken);
-        return Verdict::Drop;
+        return Verdict::DROP;
     }
     let ingress = side_of_hook == side::INGRESS;
     s.count(if ingress { Counter::IngressError } else { Counter::EgressError });
-    Verdict::Next
+    Verdict::NEXT
 }

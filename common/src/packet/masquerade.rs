@@ -10,17 +10,15 @@ use super::tables::{Shared, Table, Tables};
 use super::transport::Packet;
 use crate::address::{Be16, Protocol};
 use crate::counters::Counter;
-use crate::flow::{Flow, FlowKey, role, side};
+use crate::flow::{Flow, FlowKey, role};
 use crate::select::scale;
 
-/// The first packet of a flow that must be masqueraded leaves. False: it must not. (A verdict would be
-/// a sixth argument in BPF.)
+/// The first packet of a flow that must be masqueraded leaves. False: it must not.
 #[inline(never)]
 pub fn begin<A: Family, S: Frame + Tables<A>>(
     s: &S,
     table: Table,
     packet: &Packet<A>,
-    key: &FlowKey<A>,
     row: &Shared<Flow<A>>,
 ) -> bool {
     let mut flow = snapshot(row);
@@ -30,8 +28,8 @@ pub fn begin<A: Family, S: Frame + Tables<A>>(
         s.count(Counter::DroppedNoAddress);
         return false;
     }
-    if !choose_port(s, table, key, &mut flow) {
-        let sctp = key.protocol == Protocol::Sctp as u8;
+    if !choose_port(s, table, &packet.key, &mut flow) {
+        let sctp = packet.key.protocol == Protocol::Sctp as u8;
         s.count_failed(flow.service);
         s.count(if sctp { Counter::DroppedSctpPort } else { Counter::DroppedNoPort });
         return false;
@@ -41,13 +39,8 @@ pub fn begin<A: Family, S: Frame + Tables<A>>(
         core::ptr::write_volatile(&raw mut (*row.get()).address, flow.address);
         core::ptr::write_volatile(&raw mut (*row.get()).port, flow.port);
     }
-    let change = Change {
-        side: side::EGRESS,
-        address: flow.address,
-        port: flow.port,
-        other_port: flow.other_port,
-    };
-    finish(s, packet, &change, Counter::EgressMasqueraded) == Verdict::Next
+    let change = Change::of(&flow);
+    finish(s, packet, &change, Counter::EgressMasqueraded) == Verdict::NEXT
 }
 
 /// The address of the device, else of the node.

@@ -1,30 +1,10 @@
 //! The network header: IPv4 (RFC 791) and IPv6 (RFC 8200, with extension headers).
 
 use super::frame::{ETHERTYPE_V4, ETHERTYPE_V6, Frame};
+use super::transport::Packet;
 use crate::address::{Address, Be16, V4, V6};
 use crate::counters::Counter;
 use crate::row::Row;
-
-/// What the network header says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Network<A> {
-    /// Where it begins.
-    pub offset: u32,
-    /// Where what follows it begins.
-    pub transport: u32,
-    /// Where the packet ends by what it says itself; padding may follow.
-    pub end: u32,
-    /// Source.
-    pub source: A,
-    /// Destination.
-    pub destination: A,
-    /// Identification, if this is a fragment.
-    pub fragment_id: u32,
-    /// What follows, by its IANA number.
-    pub protocol: u8,
-    /// Whether it is a fragment, and which.
-    pub fragment: Part,
-}
 
 /// How much of a datagram a packet is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,9 +32,14 @@ pub trait Family: Address {
     /// Whether ICMP of this type reports an error and quotes the packet that caused it. (Redirects
     /// do too, but say nothing to a translated sender.)
     fn is_error(icmp_type: u8) -> bool;
-    /// Read the header at `offset`. `quoted`: it stands in an ICMP error and may be cut off. An error
-    /// is the reason to leave the packet alone.
-    fn read<F: Frame>(frame: &F, offset: u32, quoted: bool) -> Result<Network<Self>, Counter>;
+    /// Read the header at `offset` into `packet`. `quoted`: it stands in an ICMP error and may be cut
+    /// off. An error is the reason to leave the packet alone.
+    fn read<F: Frame>(
+        frame: &F,
+        offset: u32,
+        quoted: bool,
+        packet: &mut Packet<Self>,
+    ) -> Result<(), Counter>;
 }
 
 /// Largest length a header can express, in bytes: what is longer was put together by GRO or is yet to
@@ -100,7 +85,12 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn read<F: Frame>(frame: &F, offset: u32, quoted: bool) -> Result<Network<Self>, Counter> {
+    fn read<F: Frame>(
+        frame: &F,
+        offset: u32,
+        quoted: bool,
+        packet: &mut Packet<Self>,
+    ) -> Result<(), Counter> {
         let Some(header) = frame.load::<V4Header>(offset) else {
             return Err(Counter::PassedMalformed);
         };
@@ -119,20 +109,19 @@ impl Family for V4 {
             return Err(Counter::PassedMalformed);
         }
         let fragment = header.fragment.get();
-        Ok(Network {
-            offset,
-            transport: offset + header_bytes,
-            end: offset + length,
-            source: header.source,
-            destination: header.destination,
-            fragment_id: u32::from(header.id.raw()),
-            protocol: header.protocol,
-            fragment: match (fragment & V4_OFFSET, fragment & V4_MORE) {
-                (0, 0) => Part::Whole,
-                (0, _) => Part::First,
-                _ => Part::Later,
-            },
-        })
+        packet.key.source = header.source;
+        packet.key.destination = header.destination;
+        packet.key.protocol = header.protocol;
+        packet.network = offset;
+        packet.transport = offset + header_bytes;
+        packet.end = offset + length;
+        packet.fragment_id = u32::from(header.id.raw());
+        packet.fragment = match (fragment & V4_OFFSET, fragment & V4_MORE) {
+            (0, 0) => Part::Whole,
+            (0, _) => Part::First,
+            _ => Part::Later,
+        };
+        Ok(())
     }
 }
 
@@ -191,7 +180,12 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn read<F: Frame>(frame: &F, offset: u32, quoted: bool) -> Result<Network<Self>, Counter> {
+    fn read<F: Frame>(
+        frame: &F,
+        offset: u32,
+        quoted: bool,
+        packet: &mut Packet<Self>,
+    ) -> Result<(), Counter> {
         let Some(header) = frame.load::<V6Header>(offset) else {
             return Err(Counter::PassedMalformed);
         };
@@ -203,20 +197,17 @@ impl Family for V6 {
         if header.version_class_flow[0] >> 4 != 6 || (!quoted && length > room) {
             return Err(Counter::PassedMalformed);
         }
-        let mut network = Network {
-            offset,
-            transport: offset + V6_BYTES,
-            end: offset + length,
-            source: header.source,
-            destination: header.destination,
-            fragment_id: 0,
-            protocol: header.next,
-            fragment: Part::Whole,
-        };
+        packet.key.source = header.source;
+        packet.key.destination = header.destination;
+        packet.key.protocol = header.next;
+        packet.network = offset;
+        packet.transport = offset + V6_BYTES;
+        packet.end = offset + length;
+        packet.fragment = Part::Whole;
         if is_extension(header.next) {
-            follow_extensions(frame, &mut network)?;
+            follow_extensions(frame, packet)?;
         }
-        Ok(network)
+        Ok(())
     }
 }
 
@@ -227,19 +218,19 @@ const fn is_extension(next: u8) -> bool {
 
 /// Go past the extension headers, to the transport header or the end of what a later fragment shows.
 #[inline(never)]
-fn follow_extensions<F: Frame>(frame: &F, network: &mut Network<V6>) -> Result<(), Counter> {
+fn follow_extensions<F: Frame>(frame: &F, packet: &mut Packet<V6>) -> Result<(), Counter> {
     for _ in 0..V6_EXTENSIONS {
-        if !is_extension(network.protocol) {
+        if !is_extension(packet.key.protocol) {
             return Ok(());
         }
-        let Some(extension) = frame.load::<Extension>(network.transport) else {
+        let Some(extension) = frame.load::<Extension>(packet.transport) else {
             return Err(Counter::PassedMalformed);
         };
-        let bytes = match network.protocol {
+        let bytes = match packet.key.protocol {
             FRAGMENT => {
                 let field = u16::from_be_bytes(extension.field);
-                network.fragment_id = extension.id;
-                network.fragment = match (field & 0xfff8, field & 1) {
+                packet.fragment_id = extension.id;
+                packet.fragment = match (field & 0xfff8, field & 1) {
                     (0, 0) => Part::Whole,
                     (0, _) => Part::First,
                     _ => Part::Later,
@@ -251,14 +242,14 @@ fn follow_extensions<F: Frame>(frame: &F, network: &mut Network<V6>) -> Result<(
             ROUTING if extension.field[1] != 0 => return Err(Counter::PassedHeaders),
             _ => (u32::from(extension.length) + 1) * 8,
         };
-        network.protocol = extension.next;
-        network.transport += bytes;
-        if network.transport > network.end {
+        packet.key.protocol = extension.next;
+        packet.transport += bytes;
+        if packet.transport > packet.end {
             return Err(Counter::PassedMalformed);
         }
-        if network.fragment == Part::Later {
+        if packet.fragment == Part::Later {
             return Ok(());
         }
     }
-    if is_extension(network.protocol) { Err(Counter::PassedHeaders) } else { Ok(()) }
+    if is_extension(packet.key.protocol) { Err(Counter::PassedHeaders) } else { Ok(()) }
 }

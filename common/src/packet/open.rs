@@ -1,10 +1,9 @@
 //! The first packet of a flow: may it, is there a backend, and what has to be remembered.
 
 use super::frame::{Frame, Verdict};
-use super::ingress::{finish, pass, snapshot};
-use super::network::Network;
+use super::ingress::{pass, snapshot};
 use super::reject::{self, Answer};
-use super::rewrite::{Change, now_secs};
+use super::rewrite::{Change, now_secs, rewrite};
 use super::tables::{Table, Tables};
 use super::transport::Packet;
 use crate::address::{Be16, Protocol};
@@ -28,49 +27,98 @@ struct Origin {
     masquerades_cluster_ip: bool,
 }
 
-/// The first packet of what may become a flow.
-#[inline(never)]
-pub fn open<A: Answer, S: Frame + Tables<A>>(
-    s: &S,
-    packet: &Packet<A>,
-    key: &FlowKey<A>,
-) -> Verdict {
-    let network = &packet.network;
-    let dialled = FrontendKey::new(network.destination, packet.destination_port, network.protocol);
-    let Some(frontend) = s.frontend(&dialled) else {
-        return no_frontend(s, network, Some(packet));
-    };
-    let (Some(row), Some(device)) = (s.node(), s.device()) else {
-        return pass(s, Counter::IngressPassed);
-    };
-    if frontend.has(flags::NODE_ONLY) || is_translated(s, key) {
-        return pass(s, Counter::IngressPassed);
-    }
-    let origin = origin::<A, S>(row, &device, network.source);
-    if frontend.has(flags::SOURCE_RANGES) && !s.is_source_allowed(frontend.service, network.source)
-    {
-        return fail(s, &frontend, Counter::DroppedSource);
-    }
-    let (list, drop) = list(&frontend, &origin);
-    if list.slots.count == 0 {
-        if drop {
-            return fail(s, &frontend, Counter::DroppedPolicy);
+/// Where a flow leads, and how.
+struct Choice<A> {
+    target: Target<A>,
+    service: u32,
+    /// See [`bits`].
+    bits: u8,
+}
+
+/// What becomes of a packet that may begin a flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is no frontend's.
+    NotOurs,
+    /// It is left alone.
+    Pass,
+    /// It is dropped, and that is counted.
+    Drop(Counter),
+    /// It is answered.
+    Reject,
+    /// It is led to a backend.
+    Forward,
+}
+
+/// The first packet of what may become a flow. (Its parts come one after the other, not one in the
+/// other: BPF has 512 bytes of stack for all.)
+#[inline(always)]
+pub fn open<A: Answer, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) -> Verdict {
+    let nowhere =
+        Target { id: 0, generation: 0, address: A::ZERO, port: Be16::new(0), by_affinity: false };
+    let mut choice = Choice { target: nowhere, service: 0, bits: 0 };
+    match decide(s, packet, &mut choice) {
+        Fate::NotOurs => return no_frontend(s, packet),
+        Fate::Pass => return pass(s, Counter::IngressPassed),
+        Fate::Forward => {}
+        Fate::Reject => {
+            s.count_failed(choice.service);
+            return reject::reject(s, packet, Counter::RejectedNoBackend);
         }
-        s.count_failed(frontend.service);
-        return reject::reject(s, network, Some(packet), Counter::RejectedNoBackend);
+        Fate::Drop(counter) => return fail(s, &choice, counter),
     }
-    let client = || Client::of_source(network.source);
-    match select::choose(s, &frontend, list, client) {
-        Decision::Forward(target) => forward(s, packet, key, &frontend, &origin, &target),
-        _ => fail(s, &frontend, Counter::DroppedBroken),
+    match forward(s, packet, &choice) {
+        Ok(()) => Verdict::NEXT,
+        Err(counter) => fail(s, &choice, counter),
     }
 }
 
 #[inline(always)]
-fn fail<A: Answer, S: Frame + Tables<A>>(s: &S, frontend: &Frontend, counter: Counter) -> Verdict {
-    s.count_failed(frontend.service);
+fn fail<A: Answer, S: Frame + Tables<A>>(s: &S, choice: &Choice<A>, counter: Counter) -> Verdict {
+    s.count_failed(choice.service);
     s.count(counter);
-    Verdict::Drop
+    Verdict::DROP
+}
+
+/// May it, and where to?
+#[inline(never)]
+fn decide<A: Answer, S: Frame + Tables<A>>(
+    s: &S,
+    packet: &Packet<A>,
+    choice: &mut Choice<A>,
+) -> Fate {
+    let key = &packet.key;
+    let dialled = FrontendKey::new(key.destination, key.destination_port, key.protocol);
+    let Some(frontend) = s.frontend(&dialled) else { return Fate::NotOurs };
+    let (Some(row), Some(device)) = (s.node(), s.device()) else { return Fate::Pass };
+    if frontend.has(flags::NODE_ONLY) || is_translated(s, key) {
+        return Fate::Pass;
+    }
+    choice.service = frontend.service;
+    let origin = origin::<A, S>(row, &device, key.source);
+    if frontend.has(flags::SOURCE_RANGES) && !s.is_source_allowed(frontend.service, key.source) {
+        return Fate::Drop(Counter::DroppedSource);
+    }
+    let (list, drop) = list(&frontend, &origin);
+    if list.slots.count == 0 {
+        return if drop { Fate::Drop(Counter::DroppedPolicy) } else { Fate::Reject };
+    }
+    let client = || Client::of_source(key.source);
+    let Decision::Forward(target) = select::choose(s, &frontend, list, client) else {
+        return Fate::Drop(Counter::DroppedBroken);
+    };
+    let is_sctp = key.protocol == Protocol::Sctp as u8;
+    if is_sctp && target.port != key.destination_port {
+        return Fate::Drop(Counter::DroppedSctpPort);
+    }
+    if must_masquerade(&frontend, &origin, key.source == target.address) {
+        choice.bits |= bits::MASQUERADE;
+    }
+    if origin.is_uplink {
+        choice.bits |= bits::FROM_UPLINK;
+    }
+    choice.target = target;
+    Fate::Forward
 }
 
 /// Whether another hook of ours has translated the packet already: then its answer is known.
@@ -122,57 +170,47 @@ fn must_masquerade(frontend: &Frontend, origin: &Origin, is_hairpin: bool) -> bo
     by_policy || is_hairpin
 }
 
-/// Remember the flow and send its first packet on.
-#[inline(always)]
+/// Remember the flow and send its first packet on. An error is the reason to drop it.
+#[inline(never)]
 fn forward<A: Answer, S: Frame + Tables<A>>(
     s: &S,
     packet: &Packet<A>,
-    key: &FlowKey<A>,
-    frontend: &Frontend,
-    origin: &Origin,
-    target: &Target<A>,
-) -> Verdict {
-    let is_sctp = packet.network.protocol == Protocol::Sctp as u8;
-    if is_sctp && target.port != packet.destination_port {
-        return fail(s, frontend, Counter::DroppedSctpPort);
-    }
-    let masquerade = must_masquerade(frontend, origin, packet.network.source == target.address);
+    choice: &Choice<A>,
+) -> Result<(), Counter> {
+    let target = &choice.target;
     let now = now_secs(s);
     let mut flow = Flow {
         address: target.address,
         port: target.port,
-        other_port: packet.source_port,
+        other_port: packet.key.source_port,
         role: role::OPEN,
-        bits: if masquerade { bits::MASQUERADE } else { 0 }
-            | if origin.is_uplink { bits::FROM_UPLINK } else { 0 },
+        bits: choice.bits,
         seen: seen::PACKET,
         last_used_secs: now,
         since_secs: now,
         backend: target.id,
         generation: target.generation,
-        service: frontend.service,
+        service: choice.service,
         device: s.device_index(),
         expected_ack: 0,
     };
-    if !claim_answer(s, key, &mut flow) {
-        let port = if is_sctp { Counter::DroppedSctpPort } else { Counter::DroppedNoPort };
-        return fail(s, frontend, port);
+    if !claim_answer(s, &packet.key, &mut flow) {
+        let is_sctp = packet.key.protocol == Protocol::Sctp as u8;
+        return Err(if is_sctp { Counter::DroppedSctpPort } else { Counter::DroppedNoPort });
     }
-    if !remember(s, key, &flow) {
-        return fail(s, frontend, Counter::DroppedNoRoom);
+    if !remember(s, &packet.key, &mut flow) {
+        return Err(Counter::DroppedNoRoom);
+    }
+    if !rewrite(s, packet, &Change::of(&flow)) {
+        return Err(Counter::DroppedBroken);
     }
     if target.by_affinity {
         s.count(Counter::AffinityHit);
     }
     s.count(Counter::FlowOpened);
-    s.count_opened(frontend.service);
-    let change = Change {
-        side: side::INGRESS,
-        address: flow.address,
-        port: flow.port,
-        other_port: flow.other_port,
-    };
-    finish(s, packet, &change, Counter::IngressToBackend)
+    s.count_opened(choice.service);
+    s.count(Counter::IngressToBackend);
+    Ok(())
 }
 
 /// See that the answers can be told from those of any other flow: a client may use one port
@@ -221,54 +259,57 @@ fn is_free<A: Answer, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &Flow
 
 /// Write the flow's entries, the one that is found by the next packet last.
 #[inline(never)]
-fn remember<A: Answer, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
-    let mut entry = *flow;
-    entry.role = role::REPLY;
-    entry.seen = 0;
-    entry.address = key.destination;
-    entry.port = key.destination_port;
-    entry.other_port = key.source_port;
-    if !s.put_flow(Table::HalfOpen, &flow.reply_key(key), &entry) {
-        return false;
-    }
+fn remember<A: Answer, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &mut Flow<A>) -> bool {
+    let Flow { address, port, other_port, .. } = *flow;
+    let mut other = flow.reply_key(key);
+    flow.role = role::REPLY;
+    flow.seen = 0;
+    flow.address = key.destination;
+    flow.port = key.destination_port;
+    flow.other_port = key.source_port;
+    let mut written = s.put_flow(Table::HalfOpen, &other, flow);
     if flow.bits & bits::MASQUERADE != 0 {
-        entry.role = role::MASQ;
-        entry.address = A::ZERO;
-        entry.port = Be16::new(0);
-        entry.other_port = flow.port;
-        let masq = flow.masq_key(key);
-        s.remove_flow(Table::Established, &masq);
-        if !s.put_flow(Table::HalfOpen, &masq, &entry) {
-            return false;
-        }
+        other = other.answer(side::EGRESS);
+        flow.role = role::MASQ;
+        flow.address = A::ZERO;
+        flow.port = Be16::new(0);
+        flow.other_port = port;
+        s.remove_flow(Table::Established, &other);
+        written = written && s.put_flow(Table::HalfOpen, &other, flow);
     }
-    s.put_flow(Table::HalfOpen, key, flow)
+    flow.role = role::OPEN;
+    flow.seen = seen::PACKET;
+    flow.address = address;
+    flow.port = port;
+    flow.other_port = other_port;
+    written && s.put_flow(Table::HalfOpen, key, flow)
 }
 
-/// What is neither TCP, UDP nor SCTP, or an ICMP message that is no error of ours.
+/// No frontend: but a ClusterIP all the same, or in a ServiceCIDR? Also for what is neither TCP, UDP nor
+/// SCTP, and for ICMP messages that are no errors of ours.
 #[inline(always)]
-pub fn other<A: Answer, S: Frame + Tables<A>>(s: &S, network: &Network<A>) -> Verdict {
-    no_frontend(s, network, None)
+pub fn no_frontend<A: Answer, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) -> Verdict {
+    match look_closer(s, packet.key.destination) {
+        Fate::Reject => reject::reject(s, packet, Counter::RejectedNoPort),
+        Fate::Drop(counter) => {
+            s.count(counter);
+            Verdict::DROP
+        }
+        _ => pass(s, Counter::IngressPassed),
+    }
 }
 
-/// No frontend: but a ClusterIP all the same, or in a ServiceCIDR?
 #[inline(never)]
-fn no_frontend<A: Answer, S: Frame + Tables<A>>(
-    s: &S,
-    network: &Network<A>,
-    packet: Option<&Packet<A>>,
-) -> Verdict {
-    let Some(row) = s.node() else { return pass(s, Counter::IngressPassed) };
+fn look_closer<A: Answer, S: Frame + Tables<A>>(s: &S, address: A) -> Fate {
+    let Some(row) = s.node() else { return Fate::Pass };
     let family = S::of_node(row);
-    let address = network.destination;
     if family.service_hull.contains(address)
         && s.frontend(&FrontendKey::new(address, Be16::new(0), 0)).is_some()
     {
-        return reject::reject(s, network, packet, Counter::RejectedNoPort);
+        return Fate::Reject;
     }
     if family.service_cidrs.iter().any(|cidr| cidr.contains(address)) {
-        s.count(Counter::DroppedUnallocated);
-        return Verdict::Drop;
+        return Fate::Drop(Counter::DroppedUnallocated);
     }
-    pass(s, Counter::IngressPassed)
+    Fate::Pass
 }

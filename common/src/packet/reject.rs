@@ -7,7 +7,7 @@
 //! this code) to it, which makes the whole message add up as well as a checksum in its own field would.
 
 use super::frame::{Checksum, ETHERNET_BYTES, Frame, Verdict};
-use super::network::{Family, Network};
+use super::network::Family;
 use super::tables::Tables;
 use super::transport::{Packet, TCP_BYTES, tcp};
 use crate::address::{Be16, Protocol, V4, V6, checksum_add};
@@ -36,23 +36,23 @@ pub trait Answer: Family {
     /// The checksum-relevant sum of a header's bytes.
     fn sum(header: &Self::Header) -> u32;
     /// Swap the addresses of the header at `offset`, and set its hops and the bytes that follow it.
-    fn turn<F: Frame>(frame: &F, network: &Network<Self>, payload: u16) -> bool;
+    fn turn<F: Frame>(frame: &F, packet: &Packet<Self>, payload: u16) -> bool;
 }
 
 /// Answer and count. What cannot be answered is dropped.
 #[inline(never)]
 pub fn reject<A: Answer, S: Frame + Tables<A>>(
     s: &S,
-    network: &Network<A>,
-    packet: Option<&Packet<A>>,
+    packet: &Packet<A>,
     counter: Counter,
 ) -> Verdict {
     s.count(counter);
-    let done = match packet {
-        Some(packet) if network.protocol == Protocol::Tcp as u8 => reset(s, packet),
-        _ => unreachable(s, network),
+    let done = if packet.key.protocol == Protocol::Tcp as u8 {
+        reset(s, packet)
+    } else {
+        unreachable(s, packet)
     };
-    if done && turn_link(s) { Verdict::Return } else { Verdict::Drop }
+    if done && turn_link(s) { Verdict::RETURN } else { Verdict::DROP }
 }
 
 /// Back to the neighbour it came from.
@@ -92,14 +92,13 @@ const UDP_CHECKSUM: u32 = 6;
 
 #[inline(never)]
 fn reset<A: Answer, S: Frame>(s: &S, packet: &Packet<A>) -> bool {
-    let network = &packet.network;
-    let header = network.transport + u32::from(packet.header_bytes);
-    let data = network.end.saturating_sub(header);
+    let header = packet.transport + u32::from(packet.header_bytes);
+    let data = packet.end.saturating_sub(header);
     let acknowledgement = packet.sequence.wrapping_add(1).wrapping_add(data);
-    let is_partial = is_partial(s, network.transport + TCP_CHECKSUM);
+    let is_partial = is_partial(s, packet.transport + TCP_CHECKSUM);
     let mut reset = Reset {
-        source: packet.destination_port,
-        destination: packet.source_port,
+        source: packet.key.destination_port,
+        destination: packet.key.source_port,
         sequence: 0,
         acknowledgement: acknowledgement.to_be(),
         offset_flags: Be16::new(0x5000 | (tcp::RST | tcp::ACK) as u16),
@@ -108,8 +107,8 @@ fn reset<A: Answer, S: Frame>(s: &S, packet: &Packet<A>) -> bool {
         urgent: 0,
     };
     let addresses = checksum_add(
-        A::ZERO.checksum_difference(network.source),
-        A::ZERO.checksum_difference(network.destination),
+        A::ZERO.checksum_difference(packet.key.source),
+        A::ZERO.checksum_difference(packet.key.destination),
     );
     let pseudo = pseudo_header(addresses, Protocol::Tcp as u8, TCP_BYTES);
     reset.checksum = if is_partial {
@@ -119,10 +118,10 @@ fn reset<A: Answer, S: Frame>(s: &S, packet: &Packet<A>) -> bool {
         let rest = checksum_add(ports, u32::from(reset.offset_flags.raw()));
         !fold(checksum_add(pseudo, checksum_add(rest, reset.acknowledgement)))
     };
-    let between = network.transport - network.offset - A::BYTES;
-    A::turn(s, network, (between + TCP_BYTES) as u16)
-        && s.resize(network.transport + TCP_BYTES)
-        && s.store(network.transport, &reset)
+    let between = packet.transport - packet.network - A::BYTES;
+    A::turn(s, packet, (between + TCP_BYTES) as u16)
+        && s.resize(packet.transport + TCP_BYTES)
+        && s.store(packet.transport, &reset)
 }
 
 /// The header of an ICMP error.
@@ -140,31 +139,31 @@ struct Icmp {
 unsafe impl Row for Icmp {}
 
 #[inline(never)]
-fn unreachable<A: Answer, S: Frame>(s: &S, network: &Network<A>) -> bool {
-    if network.transport - network.offset != A::BYTES {
+fn unreachable<A: Answer, S: Frame>(s: &S, packet: &Packet<A>) -> bool {
+    if packet.transport - packet.network != A::BYTES {
         // Options would have to be quoted too.
         return false;
     }
-    let is_udp = network.protocol == Protocol::Udp as u8;
+    let is_udp = packet.key.protocol == Protocol::Udp as u8;
     let (Some(quoted), Some(start)) =
-        (s.load::<A::Header>(network.offset), s.load::<[u32; 2]>(network.transport))
+        (s.load::<A::Header>(packet.network), s.load::<[u32; 2]>(packet.transport))
     else {
         return false;
     };
     let [first, ..] = start[0].to_ne_bytes();
-    if network.protocol == A::ICMP && !ECHO.contains(&first) {
+    if packet.key.protocol == A::ICMP && !ECHO.contains(&first) {
         return false;
     }
-    let is_partial = is_udp && is_partial(s, network.transport + UDP_CHECKSUM);
+    let is_partial = is_udp && is_partial(s, packet.transport + UDP_CHECKSUM);
     let payload = ICMP_BYTES + A::BYTES + QUOTED_BYTES;
-    let header = A::build(network.destination, network.source, A::ICMP, payload as u16);
+    let header = A::build(packet.key.destination, packet.key.source, A::ICMP, payload as u16);
     // ICMP's checksum covers a pseudo header in IPv6 only.
     let pseudo = if A::CHECKSUM_OFFSET.is_some() {
         0
     } else {
         let addresses = checksum_add(
-            A::ZERO.checksum_difference(network.source),
-            A::ZERO.checksum_difference(network.destination),
+            A::ZERO.checksum_difference(packet.key.source),
+            A::ZERO.checksum_difference(packet.key.destination),
         );
         pseudo_header(addresses, A::ICMP, payload)
     };
@@ -176,9 +175,9 @@ fn unreachable<A: Answer, S: Frame>(s: &S, network: &Network<A>) -> bool {
         let quote = checksum_add(A::sum(&quoted), checksum_add(start[0], start[1]));
         icmp.checksum = !fold(checksum_add(checksum_add(type_code, quote), pseudo));
     }
-    let at = network.offset + A::BYTES;
+    let at = packet.network + A::BYTES;
     s.resize(at + payload)
-        && s.store(network.offset, &header)
+        && s.store(packet.network, &header)
         && s.store(at, &icmp)
         && s.store(at + ICMP_BYTES, &quoted)
         && s.store(at + ICMP_BYTES + A::BYTES, &start)
@@ -238,29 +237,29 @@ impl Answer for V4 {
     }
 
     #[inline(always)]
-    fn turn<F: Frame>(frame: &F, network: &Network<Self>, payload: u16) -> bool {
+    fn turn<F: Frame>(frame: &F, packet: &Packet<Self>, payload: u16) -> bool {
         /// Offset of the total length.
         const LENGTH: u32 = 2;
         /// Offset of hops and protocol.
         const HOPS_PROTOCOL: u32 = 8;
         /// Offset of the header checksum.
         const CHECKSUM: u32 = 10;
-        let at = network.offset;
+        let at = packet.network;
         let length = Be16::new(Self::BYTES as u16 + payload);
         let (Some(old_length), Some(old_hops)) =
             (frame.load::<u16>(at + LENGTH), frame.load::<u16>(at + HOPS_PROTOCOL))
         else {
             return false;
         };
-        let hops = u16::from_ne_bytes([HOPS, network.protocol]);
+        let hops = u16::from_ne_bytes([HOPS, packet.key.protocol]);
         let difference = checksum_add(
             checksum_add(!u32::from(old_length), u32::from(length.raw())),
             checksum_add(!u32::from(old_hops), u32::from(hops)),
         );
         frame.store(at + LENGTH, &length.raw())
             && frame.store(at + HOPS_PROTOCOL, &hops)
-            && frame.store(at + Self::SOURCE_OFFSET, &network.destination)
-            && frame.store(at + Self::DESTINATION_OFFSET, &network.source)
+            && frame.store(at + Self::SOURCE_OFFSET, &packet.key.destination)
+            && frame.store(at + Self::DESTINATION_OFFSET, &packet.key.source)
             && frame.update_header_checksum(at + CHECKSUM, difference)
     }
 }
@@ -288,15 +287,15 @@ impl Answer for V6 {
     }
 
     #[inline(always)]
-    fn turn<F: Frame>(frame: &F, network: &Network<Self>, payload: u16) -> bool {
+    fn turn<F: Frame>(frame: &F, packet: &Packet<Self>, payload: u16) -> bool {
         /// Offset of the payload length.
         const LENGTH: u32 = 4;
         /// Offset of the hop limit.
         const HOP_LIMIT: u32 = 7;
-        let at = network.offset;
+        let at = packet.network;
         frame.store(at + LENGTH, &Be16::new(payload).raw())
             && frame.store(at + HOP_LIMIT, &HOPS)
-            && frame.store(at + Self::SOURCE_OFFSET, &network.destination)
-            && frame.store(at + Self::DESTINATION_OFFSET, &network.source)
+            && frame.store(at + Self::SOURCE_OFFSET, &packet.key.destination)
+            && frame.store(at + Self::DESTINATION_OFFSET, &packet.key.source)
     }
 }

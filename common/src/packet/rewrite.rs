@@ -6,20 +6,27 @@ use super::network::Family;
 use super::tables::Tables;
 use super::transport::Packet;
 use crate::address::{Be16, Family as Version, Protocol, checksum_add};
-use crate::flow::side;
+use crate::flow::{Flow, side};
 use crate::row::Row;
 
-/// What a packet becomes.
+/// What a packet becomes. At [`side::INGRESS`] "that side" is the destination, at [`side::EGRESS`] the
+/// source.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Change<A> {
-    /// [`side::INGRESS`]: the destination changes; [`side::EGRESS`]: the source.
-    pub side: u8,
     /// That side's port.
     pub port: Be16,
     /// The other side's port.
     pub other_port: Be16,
     /// That side's address.
     pub address: A,
+}
+
+impl<A: Family> Change<A> {
+    /// What a flow's entry makes of its packets.
+    #[inline(always)]
+    pub const fn of(flow: &Flow<A>) -> Self {
+        Self { port: flow.port, other_port: flow.other_port, address: flow.address }
+    }
 }
 
 /// Both ports, as they stand in the packet.
@@ -46,25 +53,25 @@ pub fn rewrite<A: Family, S: Frame + Tables<A>>(
     packet: &Packet<A>,
     change: &Change<A>,
 ) -> bool {
-    let ingress = change.side == side::INGRESS;
+    let ingress = packet.key.side == side::INGRESS;
     let (old, offset) = match ingress {
-        true => (packet.network.destination, A::DESTINATION_OFFSET),
-        false => (packet.network.source, A::SOURCE_OFFSET),
+        true => (packet.key.destination, A::DESTINATION_OFFSET),
+        false => (packet.key.source, A::SOURCE_OFFSET),
     };
     let (source, destination) = match ingress {
         true => (change.other_port, change.port),
         false => (change.port, change.other_port),
     };
     if packet.is_first_fragment() {
-        fragments::remember(s, &packet.network, change);
+        fragments::remember(s, packet, change);
     }
     let address = old.checksum_difference(change.address);
-    if !replace_address(s, packet.network.offset, offset, &change.address, address) {
+    if !replace_address(s, packet.network, offset, &change.address, address) {
         return false;
     }
     let how = Checksum {
         pseudo: true,
-        optional: packet.network.protocol == Protocol::Udp as u8,
+        optional: packet.key.protocol == Protocol::Udp as u8,
         v6: matches!(A::FAMILY, Version::V6),
     };
     if let Some(checksum) = packet.checksum_offset()
@@ -72,14 +79,14 @@ pub fn rewrite<A: Family, S: Frame + Tables<A>>(
     {
         return false;
     }
-    if source == packet.source_port && destination == packet.destination_port {
+    if source == packet.key.source_port && destination == packet.key.destination_port {
         return true;
     }
     let ports = checksum_add(
-        port_difference(packet.source_port, source),
-        port_difference(packet.destination_port, destination),
+        port_difference(packet.key.source_port, source),
+        port_difference(packet.key.destination_port, destination),
     );
-    if !s.store(packet.network.transport, &Ports { source, destination }) {
+    if !s.store(packet.transport, &Ports { source, destination }) {
         return false;
     }
     match packet.checksum_offset() {

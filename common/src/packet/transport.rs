@@ -1,7 +1,7 @@
 //! The transport header: as much of TCP, UDP and SCTP as a flow needs.
 
 use super::frame::Frame;
-use super::network::{Family, Network, Part};
+use super::network::{Family, Part};
 use crate::address::{Be16, Protocol};
 use crate::counters::Counter;
 use crate::flow::{FlowKey, seen};
@@ -19,19 +19,26 @@ pub mod tcp {
     pub const ACK: u8 = 1 << 4;
 }
 
-/// A packet with ports.
+/// A packet's headers. (They are read into place: a large result by value leaves BPF with paths on which
+/// it is not initialised.)
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Packet<A> {
-    /// Its network header.
-    pub network: Network<A>,
-    /// Source port.
-    pub source_port: Be16,
-    /// Destination port.
-    pub destination_port: Be16,
+    /// Addresses, protocol and, once the transport header is read, ports.
+    pub key: FlowKey<A>,
+    /// Where the network header begins.
+    pub network: u32,
+    /// Where the transport header begins.
+    pub transport: u32,
+    /// Where the packet ends by what it says itself; padding may follow.
+    pub end: u32,
+    /// Identification, if this is a fragment.
+    pub fragment_id: u32,
     /// TCP: sequence number, host order.
     pub sequence: u32,
     /// TCP: acknowledgement number, host order.
     pub acknowledgement: u32,
+    /// Whether it is a fragment, and which.
+    pub fragment: Part,
     /// TCP: flags; SCTP: type of the first chunk.
     pub flags: u8,
     /// TCP: bytes of its header.
@@ -81,90 +88,94 @@ const SCTP_ABORT: u8 = 6;
 const SCTP_SHUTDOWN: u8 = 7;
 
 impl<A: Family> Packet<A> {
-    /// Read the transport header after a network header. An error is the reason to leave the packet
-    /// alone.
+    /// Nothing read yet, at a hook of that [`side`](crate::flow::side).
     #[inline(always)]
-    pub fn read<F: Frame>(frame: &F, network: Network<A>) -> Result<Self, Counter> {
-        match network.protocol {
-            6 => Self::tcp(frame, network),
-            17 | 132 => Self::datagram(frame, network),
+    pub const fn at(side: u8) -> Self {
+        Self {
+            key: FlowKey {
+                source: A::ZERO,
+                destination: A::ZERO,
+                source_port: Be16::from_raw(0),
+                destination_port: Be16::from_raw(0),
+                protocol: 0,
+                side,
+                pad: 0,
+            },
+            network: 0,
+            transport: 0,
+            end: 0,
+            fragment_id: 0,
+            sequence: 0,
+            acknowledgement: 0,
+            fragment: Part::Whole,
+            flags: 0,
+            header_bytes: 0,
+        }
+    }
+
+    /// Read the transport header after the network header, which is read. An error is the reason to leave
+    /// the packet alone.
+    #[inline(always)]
+    pub fn read_transport<F: Frame>(&mut self, frame: &F) -> Result<(), Counter> {
+        match self.key.protocol {
+            6 => self.read_tcp(frame),
+            17 | 132 => self.read_datagram(frame),
             _ => Err(Counter::IngressPassed),
         }
     }
 
     #[inline(always)]
-    fn tcp<F: Frame>(frame: &F, network: Network<A>) -> Result<Self, Counter> {
-        let Some(header) = frame.load::<TcpHeader>(network.transport) else {
+    fn read_tcp<F: Frame>(&mut self, frame: &F) -> Result<(), Counter> {
+        let Some(header) = frame.load::<TcpHeader>(self.transport) else {
             return Err(Counter::PassedMalformed);
         };
         let header_bytes = (header.offset >> 4) * 4;
-        if u32::from(header_bytes) < TCP_BYTES || network.transport + TCP_BYTES > network.end {
+        if u32::from(header_bytes) < TCP_BYTES
+            || self.transport + u32::from(header_bytes) > self.end
+        {
             return Err(Counter::PassedMalformed);
         }
-        Ok(Self {
-            network,
-            source_port: header.source,
-            destination_port: header.destination,
-            sequence: u32::from_be_bytes(header.sequence),
-            acknowledgement: u32::from_be_bytes(header.acknowledgement),
-            flags: header.flags,
-            header_bytes,
-        })
+        self.key.source_port = header.source;
+        self.key.destination_port = header.destination;
+        self.sequence = u32::from_be_bytes(header.sequence);
+        self.acknowledgement = u32::from_be_bytes(header.acknowledgement);
+        self.flags = header.flags;
+        self.header_bytes = header_bytes;
+        Ok(())
     }
 
     #[inline(always)]
-    fn datagram<F: Frame>(frame: &F, network: Network<A>) -> Result<Self, Counter> {
-        let Some(header) = frame.load::<UdpHeader>(network.transport) else {
+    fn read_datagram<F: Frame>(&mut self, frame: &F) -> Result<(), Counter> {
+        let Some(header) = frame.load::<UdpHeader>(self.transport) else {
             return Err(Counter::PassedMalformed);
         };
-        let mut flags = 0;
         let mut bytes = UDP_BYTES;
-        if network.protocol == Protocol::Sctp as u8 {
+        if self.key.protocol == Protocol::Sctp as u8 {
             bytes = SCTP_CHUNK_OFFSET + 4;
-            let Some(chunk) = frame.load::<u8>(network.transport + SCTP_CHUNK_OFFSET) else {
+            let Some(chunk) = frame.load::<u8>(self.transport + SCTP_CHUNK_OFFSET) else {
                 return Err(Counter::PassedMalformed);
             };
-            flags = chunk;
+            self.flags = chunk;
         }
-        if network.transport + bytes > network.end {
+        if self.transport + bytes > self.end {
             return Err(Counter::PassedMalformed);
         }
-        Ok(Self {
-            network,
-            source_port: header.source,
-            destination_port: header.destination,
-            sequence: 0,
-            acknowledgement: 0,
-            flags,
-            header_bytes: 0,
-        })
-    }
-
-    /// The key it is looked up by.
-    #[inline(always)]
-    pub const fn key(&self, side: u8) -> FlowKey<A> {
-        FlowKey {
-            source: self.network.source,
-            destination: self.network.destination,
-            source_port: self.source_port,
-            destination_port: self.destination_port,
-            protocol: self.network.protocol,
-            side,
-            pad: 0,
-        }
+        self.key.source_port = header.source;
+        self.key.destination_port = header.destination;
+        Ok(())
     }
 
     /// Whether it is TCP and has these flags, of which none else of `mask`.
     #[inline(always)]
     pub const fn is_tcp_with(&self, flags: u8, mask: u8) -> bool {
-        self.network.protocol == Protocol::Tcp as u8 && self.flags & mask == flags
+        self.key.protocol == Protocol::Tcp as u8 && self.flags & mask == flags
     }
 
     /// Whether it begins a flow. TCP and SCTP that begin none are somebody else's: connections that
     /// were there before us.
     #[inline(always)]
     pub const fn opens(&self) -> bool {
-        match self.network.protocol {
+        match self.key.protocol {
             6 => self.flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN,
             132 => self.flags == SCTP_INIT,
             _ => true,
@@ -174,7 +185,7 @@ impl<A: Family> Packet<A> {
     /// What a flow remembers of it: bits of [`seen`].
     #[inline(always)]
     pub const fn seen(&self) -> u16 {
-        let (fin, rst) = match self.network.protocol {
+        let (fin, rst) = match self.key.protocol {
             6 => (self.flags & tcp::FIN != 0, self.flags & tcp::RST != 0),
             132 => (self.flags == SCTP_SHUTDOWN, self.flags == SCTP_ABORT),
             _ => (false, false),
@@ -185,9 +196,9 @@ impl<A: Family> Packet<A> {
     /// Where the checksum is that covers addresses and ports, if there is one.
     #[inline(always)]
     pub const fn checksum_offset(&self) -> Option<u32> {
-        match self.network.protocol {
-            6 => Some(self.network.transport + 16),
-            17 => Some(self.network.transport + 6),
+        match self.key.protocol {
+            6 => Some(self.transport + 16),
+            17 => Some(self.transport + 6),
             _ => None,
         }
     }
@@ -195,6 +206,6 @@ impl<A: Family> Packet<A> {
     /// Whether fragments follow it.
     #[inline(always)]
     pub fn is_first_fragment(&self) -> bool {
-        self.network.fragment == Part::First
+        self.fragment == Part::First
     }
 }

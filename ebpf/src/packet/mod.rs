@@ -35,10 +35,12 @@ pub fn packet_out(ctx: &TcContext, link_bytes: u32) -> i32 {
 /// What the program returns. "Unspecified" lets the next program have its say: we only translate.
 #[inline(always)]
 fn code(hook: &Hook, verdict: Verdict) -> i32 {
+    if let Some(device) = verdict.redirected_to() {
+        return helpers::redirect_to_neighbour(device);
+    }
     match verdict {
-        Verdict::Next => TC_ACT_UNSPEC,
-        Verdict::Drop => TC_ACT_SHOT,
-        Verdict::Return => helpers::redirect(helpers::device(hook.ctx)),
-        Verdict::Redirect(device) => helpers::redirect_to_neighbour(device),
+        Verdict::DROP => TC_ACT_SHOT,
+        Verdict::RETURN => helpers::redirect(helpers::device(hook.ctx)),
+        _ => TC_ACT_UNSPEC,
     }
 }

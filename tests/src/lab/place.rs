@@ -25,6 +25,12 @@ impl Place {
         Place { name, netns, cgroup }
     }
 
+    /// The machine itself: the network this process is in, the root of cgroup2.
+    pub fn machine() -> Result<Self> {
+        let name = "machine".to_owned();
+        Ok(Place::new(name, "/proc/self/ns/net".into(), super::system::cgroup2()?))
+    }
+
     /// Its name, as people say it: `n1`, `n1/web-0`, `outside`.
     pub fn name(&self) -> &str {
         &self.name

@@ -82,9 +82,9 @@ pub enum Seen {
 impl From<Verdict> for Seen {
     fn from(verdict: Verdict) -> Self {
         match verdict {
-            Verdict::Next => Self::Next,
-            Verdict::Drop => Self::Drop,
-            Verdict::Return | Verdict::Redirect(_) => Self::Redirect,
+            Verdict::NEXT => Self::Next,
+            Verdict::DROP => Self::Drop,
+            _ => Self::Redirect,
         }
     }
 }
