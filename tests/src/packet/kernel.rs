@@ -33,7 +33,7 @@ pub const FLOWS: u32 = 16_384;
 /// Entries for flows that were not answered. The kernel begins to make room a little before they are
 /// full.
 pub const HALF_OPEN: u32 = 32_768;
-/// Devices of the namespace, by index: loopback, and dummies.
+/// Devices of the namespace, by index: loopback, and one end each of pairs.
 pub const DEVICES: std::ops::RangeInclusive<u32> = 1..=4;
 /// What `tc` programs return.
 mod code {
@@ -234,10 +234,14 @@ fn enter_namespace() -> Result<()> {
     // SAFETY: takes flags; the thread shares nothing else that depends on its namespace.
     let code = unsafe { libc::unshare(libc::CLONE_NEWNET) };
     ensure!(code == 0, "a network namespace: {}", std::io::Error::last_os_error());
-    for index in DEVICES.skip(1) {
+    // Pairs of devices, as there are always; the second of each is not used.
+    let (first, last) = (*DEVICES.start() + 1, *DEVICES.end());
+    for index in first..=last {
+        let peer = (index + last).to_string();
         let (name, index) = (format!("d{index}"), index.to_string());
         let added = Command::new("ip")
-            .args(["link", "add", &name, "index", &index, "type", "dummy"])
+            .args(["link", "add", &name, "index", &index, "type", "veth"])
+            .args(["peer", "name", &format!("p{peer}"), "index", &peer])
             .status()
             .context("run ip")?;
         ensure!(added.success(), "ip link add {name}: {added}");
