@@ -15,6 +15,7 @@ use millrace_common::service::{REPORT_BYTES, ServiceRow};
 use millrace_common::traffic::Traffic;
 use thiserror::Error;
 
+use super::flows::FlowStore;
 use super::sys;
 use crate::apply::MapStore;
 use crate::plan::op::{Capacity, Op, Snapshot};
@@ -160,43 +161,69 @@ impl Map {
     }
 
     /// Show every row.
-    fn scan<K: Row, V: Row>(&self, mut show: impl FnMut(K, V)) -> Result<(), MapError> {
-        let mut capacity = BATCH_ROWS;
-        let mut keys = vec![0; capacity * size_of::<K>()];
-        let mut values = vec![0; capacity * size_of::<V>()];
-        let mut position = None;
-        loop {
-            let start = position;
-            let count = u32::try_from(capacity).unwrap_or(u32::MAX);
-            let step = sys::map_lookup_batch(
-                self.fd.as_fd(),
-                &mut position,
-                &mut keys,
-                &mut values,
-                count,
-            );
-            let step = match step {
+    pub(super) fn scan<K: Row, V: Row>(&self, mut show: impl FnMut(K, V)) -> Result<(), MapError> {
+        let mut cursor = Cursor::default();
+        while !self.step(&mut cursor, &mut show)? {}
+        Ok(())
+    }
+
+    /// Show the next rows, some [`BATCH_ROWS`] of them, and move the cursor. True: these were the
+    /// last ones.
+    pub(super) fn step<K: Row, V: Row>(
+        &self,
+        cursor: &mut Cursor,
+        mut show: impl FnMut(K, V),
+    ) -> Result<bool, MapError> {
+        let Cursor { position, keys, values, rows } = cursor;
+        let step = loop {
+            keys.resize(*rows * size_of::<K>(), 0);
+            values.resize(*rows * size_of::<V>(), 0);
+            let count = u32::try_from(*rows).unwrap_or(u32::MAX);
+            let mut next = *position;
+            match sys::map_lookup_batch(self.fd.as_fd(), &mut next, keys, values, count) {
                 Err(error)
-                    if error.raw_os_error() == Some(libc::ENOSPC) && capacity < BATCH_ROWS_MAX =>
+                    if error.raw_os_error() == Some(libc::ENOSPC) && *rows < BATCH_ROWS_MAX =>
                 {
-                    capacity *= 2;
-                    keys.resize(capacity * size_of::<K>(), 0);
-                    values.resize(capacity * size_of::<V>(), 0);
-                    position = start;
-                    continue;
+                    *rows *= 2;
                 }
-                other => other.map_err(self.error("read"))?,
-            };
-            let pairs = keys.chunks(size_of::<K>()).zip(values.chunks(size_of::<V>()));
-            for (key, value) in pairs.take(step.count as usize) {
-                if let (Some(key), Some(value)) = (K::from_bytes(key), V::from_bytes(value)) {
-                    show(key, value);
+                other => {
+                    *position = next;
+                    break other.map_err(self.error("read"))?;
                 }
             }
-            if step.done {
-                return Ok(());
+        };
+        let pairs = keys.chunks(size_of::<K>()).zip(values.chunks(size_of::<V>()));
+        for (key, value) in pairs.take(step.count as usize) {
+            if let (Some(key), Some(value)) = (K::from_bytes(key), V::from_bytes(value)) {
+                show(key, value);
             }
         }
+        if step.done {
+            *cursor = Cursor::default();
+        }
+        Ok(step.done)
+    }
+
+    /// How many rows it holds.
+    pub(super) fn size(&self) -> Result<u32, MapError> {
+        let shape = sys::map_shape(self.fd.as_fd()).map_err(self.error("look at"))?;
+        Ok(shape.max_entries)
+    }
+}
+
+/// Where the reading of a map stands. A hash map may change meanwhile: rows that stay are shown.
+#[derive(Debug)]
+pub struct Cursor {
+    position: Option<u32>,
+    keys: Vec<u8>,
+    values: Vec<u8>,
+    /// Rows the buffers have room for.
+    rows: usize,
+}
+
+impl Default for Cursor {
+    fn default() -> Self {
+        Self { position: None, keys: Vec::new(), values: Vec::new(), rows: BATCH_ROWS }
     }
 }
 
@@ -215,6 +242,8 @@ pub struct Store {
     counters: Map,
     report: Map,
     capacity: Capacity,
+    /// What packets fill.
+    pub flows: FlowStore,
 }
 
 impl Store {
@@ -235,22 +264,19 @@ impl Store {
             counters: open("counters")?,
             report: open("report")?,
             capacity,
+            flows: FlowStore::open(directory)?,
         })
     }
 
     /// As [`Store::open`], taking the maps' sizes from the maps themselves.
     pub fn open_as_is(directory: &Path) -> Result<Self, MapError> {
         let mut store = Self::open(directory, Capacity::default())?;
-        let rows = |map: &Map| {
-            let shape = sys::map_shape(map.fd.as_fd()).map_err(map.error("look at"))?;
-            Ok::<_, MapError>(shape.max_entries)
-        };
         store.capacity = Capacity {
-            services: rows(&store.services)?,
-            backends: rows(&store.backends_v4)?,
-            slots: rows(&store.slots)?,
-            frontends: rows(&store.frontends_v4)?,
-            sources: rows(&store.sources_v4)?,
+            services: store.services.size()?,
+            backends: store.backends_v4.size()?,
+            slots: store.slots.size()?,
+            frontends: store.frontends_v4.size()?,
+            sources: store.sources_v4.size()?,
         };
         Ok(store)
     }
@@ -337,10 +363,7 @@ impl Store {
     where
         Backend<A>: Row,
     {
-        let mut row = vec![0; size_of::<Backend<A>>()];
-        let known = sys::map_lookup(backends.fd.as_fd(), &peer.id.to_ne_bytes(), &mut row)
-            .map_err(backends.error("read"))?;
-        let row = Backend::<A>::from_bytes(&row).filter(|_| known && peer.id != 0);
+        let row = backends.get::<u32, Backend<A>>(&peer.id)?.filter(|_| peer.id != 0);
         let kept = state::CLUSTER | state::LOCAL | state::SERVING;
         Ok(!row.is_some_and(|row| row.is_usable(peer.generation, kept)))
     }
