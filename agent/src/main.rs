@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use millrace::bpf::object::FlowCapacity;
+use millrace::bpf::packet::Means;
 use millrace::ctl::{self, Output};
 use millrace::plan::op::Capacity;
 use millrace::run::{self, Config, Source};
-use millrace::settings::Policy;
+use millrace::settings::flags::PolicyFlags;
 use tracing_subscriber::EnvFilter;
 
 /// What is logged unless `MILLRACE_LOG` says otherwise. The client's own lines repeat at every
@@ -67,8 +68,8 @@ struct ReadArgs {
 
 #[derive(Args)]
 struct RunArgs {
-    /// Read Services, EndpointSlices and Nodes from the YAML and JSON files in this directory,
-    /// live.
+    /// Read Services, EndpointSlices, Nodes and ServiceCIDRs from the YAML and JSON files in this
+    /// directory, live.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "api_server"])]
     manifests: Option<PathBuf>,
     /// Read them from the Kubernetes API that this kubeconfig names.
@@ -109,6 +110,12 @@ struct RunArgs {
     /// Entries for flows that were not answered yet, likewise.
     #[arg(long, value_name = "ROWS", default_value_t = FlowCapacity::default().half_open)]
     max_half_open: u32,
+    /// How programs are attached to devices: auto (tcx links where the kernel has them, Linux 6.6),
+    /// tcx, clsact (filters).
+    #[arg(long, value_name = "auto|tcx|clsact", default_value = "auto")]
+    device_hooks: String,
+    #[command(flatten)]
+    policy: PolicyFlags,
 }
 
 fn main() -> ExitCode {
@@ -194,7 +201,13 @@ impl RunArgs {
             bpffs: self.bpffs,
             capacity,
             flows,
-            policy: Policy::default(),
+            policy: self.policy.policy()?,
+            device_hooks: match self.device_hooks.as_str() {
+                "auto" => None,
+                "tcx" => Some(Means::Tcx),
+                "clsact" => Some(Means::Clsact),
+                other => bail!("--device-hooks {other}: write auto, tcx or clsact"),
+            },
         })
     }
 }

@@ -26,3 +26,9 @@ pub unsafe trait Row: Copy + 'static {
 unsafe impl Row for u32 {}
 // SAFETY: as above.
 unsafe impl Row for u64 {}
+// SAFETY: as above.
+unsafe impl Row for u8 {}
+// SAFETY: as above.
+unsafe impl Row for u16 {}
+// SAFETY: elements without padding, and none between them.
+unsafe impl<T: Row, const N: usize> Row for [T; N] {}

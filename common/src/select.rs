@@ -17,8 +17,6 @@ pub trait Tables<A: Address> {
     fn slot(&self, index: u32) -> Option<u32>;
     /// A backend's row.
     fn backend(&self, id: u32) -> Option<Backend<A>>;
-    /// The client, as affinity knows it.
-    fn client(&self) -> Client;
     /// A uniformly random number.
     fn random(&self) -> u32;
     /// `CLOCK_MONOTONIC` in nanoseconds.
@@ -31,6 +29,8 @@ pub trait Tables<A: Address> {
 
 /// What the socket path needs besides.
 pub trait Sockets<A: Address>: Tables<A> {
+    /// The client, as affinity knows it.
+    fn client(&self) -> Client;
     /// Whether the client is in the node's own network namespace.
     fn client_is_node(&self) -> bool;
     /// Whether an address that is no frontend with this port is a ClusterIP all the same.
@@ -89,6 +89,8 @@ pub struct Target<A> {
     pub address: A,
     /// Port.
     pub port: Be16,
+    /// The service port it serves.
+    pub service: u32,
     /// Whether affinity chose it.
     pub by_affinity: bool,
 }
@@ -107,7 +109,7 @@ pub fn select<A: Address, T: Sockets<A>>(tables: &T, key: &FrontendKey<A>) -> De
 pub fn admit<A: Address, T: Sockets<A>>(tables: &T, frontend: &Frontend) -> Decision<A> {
     match gate(tables, frontend) {
         Some(decision) => decision,
-        None => choose(tables, frontend, frontend.near_list()),
+        None => choose(tables, frontend, frontend.near_list(), || tables.client()),
     }
 }
 
@@ -140,9 +142,10 @@ pub fn choose<A: Address, T: Tables<A>>(
     tables: &T,
     frontend: &Frontend,
     list: List,
+    client: impl FnOnce() -> Client,
 ) -> Decision<A> {
     if frontend.has(flags::AFFINITY) {
-        return with_affinity(tables, frontend, list);
+        return with_affinity(tables, frontend, list, client());
     }
     at_random(tables, frontend, list.slots)
 }
@@ -174,12 +177,9 @@ fn with_affinity<A: Address, T: Tables<A>>(
     tables: &T,
     frontend: &Frontend,
     list: List,
+    client: Client,
 ) -> Decision<A> {
-    let key = AffinityKey {
-        client: tables.client(),
-        service: frontend.service,
-        family: A::FAMILY as u32,
-    };
+    let key = AffinityKey { client, service: frontend.service, family: A::FAMILY as u32 };
     let now_ns = tables.now_ns();
     let mut decision = Decision::Pass;
     if let Some(entry) = tables.affinity(&key)
@@ -211,6 +211,7 @@ fn target<A: Address>(id: u32, backend: &Backend<A>, by_affinity: bool) -> Targe
         generation: backend.generation,
         address: backend.address,
         port: backend.port,
+        service: backend.service,
         by_affinity,
     }
 }

@@ -26,3 +26,13 @@ pub fn node_netns_cookie() -> Option<u64> {
 pub fn has_set_retval() -> bool {
     HAS_SET_RETVAL.load() != 0
 }
+
+/// 1 if `bpf_l4_csum_replace` knows `BPF_F_IPV6`.
+#[unsafe(no_mangle)]
+static HAS_CSUM_V6: Global<u8> = Global::new(0);
+
+/// Whether a checksum helper can be told that a packet is IPv6.
+#[inline(always)]
+pub fn has_csum_v6() -> bool {
+    HAS_CSUM_V6.load() != 0
+}

@@ -1,6 +1,8 @@
 //! Hook entry points, in the order of a connection's life. Each reads its context and calls one
 //! function of the story in [`socket`].
 //!
+//! The story of a packet under a device's hook is `millrace_common::packet`; [`packet`] are its doors.
+//!
 //! The story of a socket: it dials a frontend and is sent to a backend ([`socket::translate`]);
 //! what it dialled is recorded ([`socket::record`]); when the application asks where an answer came
 //! from or whom it is connected to, it is told what it dialled ([`socket::restore`]); and a packet
@@ -9,16 +11,19 @@
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod config;
 mod kernel;
 mod maps;
 mod observe;
+mod packet;
 mod socket;
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr};
-use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext};
+use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier};
+use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, TcContext};
+use millrace_common::packet::frame::ETHERNET_BYTES;
 
 use kernel::context::SockAddr;
 
@@ -81,6 +86,30 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
 pub fn sock_release(ctx: SockContext) -> i32 {
     socket::record::forget_closed(kernel::helpers::socket_cookie(ctx.as_ptr()));
     1
+}
+
+/// A packet comes in by an Ethernet device.
+#[classifier]
+pub fn packet_in(ctx: TcContext) -> i32 {
+    packet::packet_in(&ctx, ETHERNET_BYTES)
+}
+
+/// A packet goes out by an Ethernet device.
+#[classifier]
+pub fn packet_out(ctx: TcContext) -> i32 {
+    packet::packet_out(&ctx, ETHERNET_BYTES)
+}
+
+/// A packet comes in by a device without a link layer header (tun, WireGuard, ipip).
+#[classifier]
+pub fn packet_in_l3(ctx: TcContext) -> i32 {
+    packet::packet_in(&ctx, 0)
+}
+
+/// A packet goes out by one.
+#[classifier]
+pub fn packet_out_l3(ctx: TcContext) -> i32 {
+    packet::packet_out(&ctx, 0)
 }
 
 #[cfg(not(test))]

@@ -152,7 +152,8 @@ fn candidate(policy: &str) -> Option<&str> {
     Some(line.trim()).filter(|version| *version != "(none)")
 }
 
-fn codename(os_release: &str) -> &str {
+/// The name of the system's release, from /etc/os-release.
+pub fn codename(os_release: &str) -> &str {
     let line = os_release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     line.map_or("this system", |name| name.trim_matches('"'))
 }

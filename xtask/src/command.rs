@@ -117,23 +117,26 @@ pub fn describe(command: &Command) -> String {
 
 /// A log file for long, talkative commands.
 pub struct Log {
+    /// Begins each line on the terminal.
+    label: &'static str,
     path: PathBuf,
 }
 
 impl Log {
-    /// Starts an empty log.
-    pub fn create(path: PathBuf) -> Result<Self> {
+    /// Starts an empty log of the command `label`.
+    pub fn create(label: &'static str, path: PathBuf) -> Result<Self> {
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         }
         File::create(&path).with_context(|| format!("create {}", path.display()))?;
-        Ok(Self { path })
+        Ok(Self { label, path })
     }
 
     /// Runs a command whose output goes to the log only. Says now and then on the terminal how long
     /// it has taken and what it is at; shows the log's end when it fails.
     pub fn run(&self, title: &str, command: &mut Command) -> Result<()> {
-        eprintln!("setup: {title} ...");
+        let label = self.label;
+        eprintln!("{label}: {title} ...");
         let mut file = OpenOptions::new().append(true).open(&self.path)?;
         writeln!(file, "\n$ {}", describe(command))?;
         let mut child = command
@@ -149,7 +152,7 @@ impl Log {
                 break status;
             }
             if start.elapsed().as_secs() >= next_beat {
-                eprintln!("setup: {title}: {next_beat} s so far: {}", self.last_line());
+                eprintln!("{label}: {title}: {next_beat} s so far: {}", self.last_line());
                 next_beat += HEARTBEAT_SECS;
             }
             std::thread::sleep(POLL);
@@ -161,7 +164,7 @@ impl Log {
                 self.path.display()
             );
         }
-        eprintln!("setup: {title}: done in {}", seconds(start.elapsed()));
+        eprintln!("{label}: {title}: done in {}", seconds(start.elapsed()));
         Ok(())
     }
 
@@ -197,7 +200,7 @@ mod tests {
     #[test]
     fn a_failing_command_shows_the_end_of_its_log() {
         let path = env::temp_dir().join(format!("xtask-log-{}", std::process::id()));
-        let log = Log::create(path.clone()).unwrap();
+        let log = Log::create("test", path.clone()).unwrap();
         let script = "for i in $(seq 40); do echo line $i; done; exit 3";
         let error = log.run("counting", Command::new("sh").args(["-c", script])).unwrap_err();
         let text = format!("{error:#}");

@@ -44,6 +44,7 @@ pub const LINKER_BUILD: &[Package] = &[
 /// The lab, the demo and the tests.
 pub const LAB: &[Package] = &[
     tool("iproute2", "ip", "namespaces, links, routes"),
+    tool("nftables", "nft", "tests: netfilter rules as CNI plugins and firewalls make them"),
     tool("nginx", "nginx", "demo: the shop's web server and API"),
     tool("redis-server", "redis-server", "demo: the shop's cache"),
     tool("redis-tools", "redis-cli", "demo: the cache's client"),
@@ -52,6 +53,21 @@ pub const LAB: &[Package] = &[
     tool("curl", "curl", "demo: the web client"),
     tool("bpftool", "bpftool", "looking at programs and maps by hand"),
 ];
+
+/// Looking into the kernels that `cargo xtask kernels` boots.
+pub const KERNELS: &[Package] = &[
+    tool("xz-utils", "xz", "kernels: their modules are compressed"),
+    tool("binutils", "strip", "kernels: the guest's programs go without debug information"),
+];
+
+/// Depends on the newest kernel of a release, of the flavour for virtual machines: the smallest.
+/// Fetched and unpacked for [`KERNELS`], never installed.
+pub const KERNEL: &str = "linux-image-cloud-amd64";
+/// What a kernel's package depends on and its content may be in.
+pub const KERNEL_PARTS: &[&str] = &["linux-binary-", "linux-modules-"];
+/// The emulator. Fetched and unpacked where it is not installed, never installed: Debian 12's own
+/// would take a newer qemu-utils away.
+pub const EMULATOR: &str = "qemu-system-x86";
 
 /// Services that start with the machine once their package is installed. The lab runs its own
 /// copies in namespaces; the machine's must neither start nor take ports.

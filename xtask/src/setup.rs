@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::command::{self, Log};
-use crate::packages::{BPF_COMPILER, COMPILE, LAB, LINKER_BUILD, LLVM_MAJOR, Package};
+use crate::packages::{BPF_COMPILER, COMPILE, KERNELS, LAB, LINKER_BUILD, LLVM_MAJOR, Package};
 use crate::toolchain::{self, Found};
 use crate::{apt, linker};
 
@@ -34,7 +34,7 @@ fn install_missing() -> Result<bool> {
     if !missing.is_empty() {
         check_may_install(&missing)?;
     }
-    let log = Log::create(command::root().join("target/setup.log"))?;
+    let log = Log::create("setup", command::root().join("target/setup.log"))?;
     if !missing.is_empty() {
         apt::install(&missing, &log)?;
     }
@@ -52,7 +52,7 @@ struct Needs {
 
 impl Needs {
     fn of(found: &Found) -> Self {
-        let mut packages = [COMPILE, LAB].concat();
+        let mut packages = [COMPILE, LAB, KERNELS].concat();
         if found.choose().is_ok() {
             return Self { packages, linker: false };
         }
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(has(BPF_COMPILER), compiler_wanted);
         assert_eq!(has(LINKER_BUILD), linker_wanted);
         assert_eq!(needs.linker, linker_wanted);
-        assert!(has(LAB) && has(COMPILE));
+        assert!(has(LAB) && has(COMPILE) && has(KERNELS));
     }
 
     #[test]

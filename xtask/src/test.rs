@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::libtest::{Reader, Tally};
-use crate::{build, command, setup, tidy};
+use crate::{build, command, kernels, setup, tidy};
 
 /// Lab tests each own a small cluster; more of them at once than this crowd two cores, and their
 /// time limits begin to mean something else.
@@ -38,6 +38,7 @@ const STAGES: &[Stage] = &[
     Stage { name: "clippy", needs_build: true, run: clippy },
     Stage { name: "unit", needs_build: true, run: unit },
     Stage { name: "lab", needs_build: true, run: lab },
+    Stage { name: "kernels", needs_build: true, run: |_| kernels::stage() },
     Stage { name: "deny", needs_build: false, run: deny },
 ];
 

@@ -15,6 +15,8 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
 /// The oldest kernel we aim at: cgroup links 5.7, `sk_storage` in these hooks 5.8, batches 5.6.
 const KERNEL_FLOOR: (u32, u32) = (5, 10);
+/// From here on BPF memory counts to the cgroup's, below it as locked memory.
+const COUNTED_BY_CGROUP: (u32, u32) = (5, 11);
 /// Capabilities we need, by name and bit (linux/capability.h).
 const CAPABILITIES: [(&str, u32); 3] =
     [("CAP_BPF", 39), ("CAP_NET_ADMIN", 12), ("CAP_PERFMON", 38)];
@@ -94,6 +96,36 @@ pub fn check() -> Result<(), Missing> {
         missing if missing.is_empty() => Ok(()),
         missing => Err(Missing::Capabilities { missing: missing.join(", ") }),
     }
+}
+
+/// Let this process lock as much memory as it may: below Linux 5.11, maps and programs count as
+/// locked, and the usual limit is 64 KiB.
+pub fn lift_memory_limit() -> Result<(), Missing> {
+    let release = kernel_release()?;
+    if parse_release(&release).is_none_or(|version| version >= COUNTED_BY_CGROUP) {
+        return Ok(());
+    }
+    let all = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: a live value of the right type.
+    if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const all) } == 0 {
+        return Ok(());
+    }
+    // Only CAP_SYS_RESOURCE passes the hard limit; up to there anybody may go.
+    let mut limit = all;
+    // SAFETY: a live value of the right type, which the kernel fills in.
+    unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: as the first.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
+    if limit.rlim_max != libc::RLIM_INFINITY {
+        tracing::warn!(
+            bytes = limit.rlim_max,
+            "Linux {release} counts BPF maps as locked memory, of which this process may have \
+             little: if loading fails, raise the limit (systemd: LimitMEMLOCK=infinity) or grant \
+             CAP_SYS_RESOURCE"
+        );
+    }
+    Ok(())
 }
 
 /// `uname -r`.

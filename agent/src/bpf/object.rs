@@ -6,12 +6,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use aya::programs::{CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramError};
+use aya::programs::{
+    CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramError, SchedClassifier,
+};
 use aya::{EbpfLoader, include_bytes_aligned};
 use aya_obj::generated::bpf_attach_type;
 
+use super::node_maps::NodeMaps;
 use super::pins::Pins;
-use super::store::{MAP_NAMES, Store};
+use super::store::{MAP_NAMES, MapError, Store};
 use super::sys::{self, MapShape};
 use crate::plan::op::Capacity;
 
@@ -39,6 +42,9 @@ pub const SOCKET_HOOKS: [(&str, u32); 9] = [
 
 /// The program that judges every packet that leaves, attached only while it is needed.
 pub const GUARD_HOOK: (&str, u32) = ("egress", bpf_attach_type::BPF_CGROUP_INET_EGRESS as u32);
+
+/// The programs of the packet path: for devices with an Ethernet header, and for those without.
+pub const PACKET_PROGRAMS: [&str; 4] = ["packet_out", "packet_in", "packet_out_l3", "packet_in_l3"];
 
 /// What programs are told when they are loaded.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +75,8 @@ impl Default for FlowCapacity {
 /// Loaded programs and the maps they use.
 pub struct Object {
     programs: BTreeMap<&'static str, OwnedFd>,
+    /// Where the maps are pinned that the programs use.
+    directory: PathBuf,
     /// The rows.
     pub store: Store,
     /// Whether the maps were there before: the kernel has been serving from them.
@@ -79,6 +87,11 @@ impl Object {
     /// A program's descriptor.
     pub fn program(&self, name: &str) -> Option<BorrowedFd<'_>> {
         self.programs.get(name).map(AsFd::as_fd)
+    }
+
+    /// The maps that say what the node and its devices are.
+    pub fn node_maps(&self) -> Result<NodeMaps, MapError> {
+        NodeMaps::open(&self.directory)
     }
 
     /// Load everything. Maps already pinned are used again if they have the shape that the settings
@@ -100,7 +113,7 @@ impl Object {
             .with_context(|| format!("create {}", directory.display()))?;
         let loaded = load_programs(&directory, settings).and_then(|programs| {
             let store = Store::open(&directory, settings.capacity)?;
-            Ok(Self { programs, store, adopted })
+            Ok(Self { programs, directory: directory.clone(), store, adopted })
         });
         if loaded.is_err() && !adopted {
             pins.forget(&directory);
@@ -199,7 +212,8 @@ fn load_programs(
     #[cfg(feature = "bpf-log")]
     super::log::start(&mut ebpf)?;
     let mut programs = BTreeMap::new();
-    for (name, _) in SOCKET_HOOKS.into_iter().chain([GUARD_HOOK]) {
+    let sockets = SOCKET_HOOKS.into_iter().chain([GUARD_HOOK]).map(|(name, _)| name);
+    for name in sockets.chain(PACKET_PROGRAMS) {
         let program =
             ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
         programs.insert(name, load_program(name, program)?);
@@ -212,6 +226,7 @@ fn load_program(name: &str, program: &mut Program) -> Result<OwnedFd> {
         Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
         Program::CgroupSkb(program) => CgroupSkb::load(program),
         Program::CgroupSock(program) => CgroupSock::load(program),
+        Program::SchedClassifier(program) => SchedClassifier::load(program),
         other => bail!("program {name} has an unexpected type: {other:?}"),
     };
     loaded.map_err(|error| explain(name, error))?;

@@ -20,7 +20,7 @@ use crate::apply::MapStore;
 use crate::plan::op::{Capacity, Op, Snapshot};
 
 /// Every map of the object that is pinned.
-pub const MAP_NAMES: [&str; 23] = [
+pub const MAP_NAMES: [&str; 25] = [
     "frontends_v4",
     "frontends_v6",
     "slots",
@@ -37,6 +37,8 @@ pub const MAP_NAMES: [&str; 23] = [
     "half_open_v6",
     "fragments_v4",
     "fragments_v6",
+    "parked",
+    "scratch",
     "source_ranges_v4",
     "source_ranges_v6",
     "devices",
@@ -64,13 +66,13 @@ pub struct MapError {
 }
 
 /// A map by name.
-struct Map {
+pub(super) struct Map {
     name: &'static str,
     fd: OwnedFd,
 }
 
 impl Map {
-    fn open(directory: &Path, name: &'static str) -> Result<Self, MapError> {
+    pub(super) fn open(directory: &Path, name: &'static str) -> Result<Self, MapError> {
         let fd = sys::obj_get(&directory.join(name)).map_err(|error| MapError {
             act: "open",
             map: name,
@@ -85,7 +87,7 @@ impl Map {
     }
 
     /// Write rows, [`BATCH_ROWS`] at a time.
-    fn put<K: Row, V: Row>(&self, rows: &[(K, V)]) -> Result<(), MapError> {
+    pub(super) fn put<K: Row, V: Row>(&self, rows: &[(K, V)]) -> Result<(), MapError> {
         let mut keys = Vec::new();
         let mut values = Vec::new();
         for chunk in rows.chunks(BATCH_ROWS) {
@@ -112,14 +114,22 @@ impl Map {
         rows.iter().try_for_each(|row| self.put(std::slice::from_ref(row)))
     }
 
-    fn delete<K: Row>(&self, key: &K) -> Result<(), MapError> {
+    pub(super) fn delete<K: Row>(&self, key: &K) -> Result<(), MapError> {
         sys::map_delete(self.fd.as_fd(), key.as_bytes())
             .map(drop)
             .map_err(self.error("delete from"))
     }
 
+    /// One row; nothing: there is no such row.
+    pub(super) fn get<K: Row, V: Row>(&self, key: &K) -> Result<Option<V>, MapError> {
+        let mut value = vec![0; size_of::<V>()];
+        let found = sys::map_lookup(self.fd.as_fd(), key.as_bytes(), &mut value)
+            .map_err(self.error("read"))?;
+        Ok(V::from_bytes(&value).filter(|_| found))
+    }
+
     /// Every row that `wanted` wants.
-    fn read<K: Row, V: Row>(
+    pub(super) fn read<K: Row, V: Row>(
         &self,
         wanted: impl Fn(&K, &V) -> bool,
     ) -> Result<Vec<(K, V)>, MapError> {

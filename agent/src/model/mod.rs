@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use self::desired::{Desired, View};
 use self::networks::{Networks, ServiceNetworks};
+pub use self::node::NodeFacts;
 use self::node::{Changed, Node};
 use self::problem::{Problem, Reading};
 use self::service::Service;
@@ -147,6 +148,11 @@ impl Model {
         self.mark_after(changed);
     }
 
+    /// What the packet path uses of the Node object; nothing while that was never seen.
+    pub fn node_facts(&self) -> Option<&NodeFacts> {
+        self.node.is_known().then(|| self.node.facts())
+    }
+
     /// Services whose desired state may have changed, in the order of their names; they are clean
     /// from now on.
     pub fn take_dirty(&mut self) -> Vec<ObjectName> {
@@ -199,10 +205,10 @@ impl Model {
         desired
     }
 
-    /// Where ClusterIPs are. What a plan writes for a Service relies on these being in force: they
-    /// must be before it is carried out. Complete once [`is_synced`](Self::is_synced).
-    pub fn service_networks(&self) -> ServiceNetworks {
-        self.networks.of_services()
+    /// Where ClusterIPs are; to be in force before what is planned for them. Nothing before all
+    /// Services are known: one not known yet must not be dropped for being in a ServiceCIDR.
+    pub fn service_networks(&self) -> Option<ServiceNetworks> {
+        self.is_synced().then(|| self.networks.of_services())
     }
 
     /// What a person should know: unusable fields of objects, and what the sources say about

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use millrace_common::address::{V4, V6};
+use millrace_common::address::{Address, V4, V6};
 use millrace_common::node::{Prefix, SERVICE_CIDRS};
 
 use super::address::{parse_range, unusable};
@@ -18,7 +18,7 @@ use super::service::Service;
 use crate::source::{ObjectName, slim};
 
 /// Both families' networks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ServiceNetworks {
     /// IPv4.
     pub v4: FamilyNetworks<V4>,
@@ -34,6 +34,12 @@ pub struct FamilyNetworks<A> {
     pub hull: Prefix<A>,
     /// ServiceCIDRs; places that are not used contain nothing.
     pub cidrs: [Prefix<A>; SERVICE_CIDRS],
+}
+
+impl<A: Address> Default for FamilyNetworks<A> {
+    fn default() -> Self {
+        Self { hull: Prefix::NONE, cidrs: [Prefix::NONE; SERVICE_CIDRS] }
+    }
 }
 
 /// What the model knows about them.

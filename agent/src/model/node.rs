@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
+
 use super::address::{parse_address, unusable};
 use super::family::PerFamily;
 use super::problem::Reading;
@@ -20,8 +22,36 @@ pub(super) struct Node {
     pub(super) zone: Option<Box<str>>,
     /// From the Node object.
     internal: Vec<IpAddr>,
+    facts: NodeFacts,
     /// From the interfaces, all that can be dialled from elsewhere.
     interfaces: Vec<IpAddr>,
+}
+
+/// What the packet path uses of the Node object, in the object's order.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NodeFacts {
+    /// Its addresses of type InternalIP.
+    pub internal: Vec<IpAddr>,
+    /// Its addresses of type ExternalIP.
+    pub external: Vec<IpAddr>,
+    /// `spec.podCIDRs`.
+    pub pod_cidrs: Vec<IpNetwork>,
+}
+
+impl NodeFacts {
+    fn read(object: &slim::Node) -> Self {
+        let of_type = |type_: &str| {
+            let addresses = object.status.addresses.iter().filter(|a| a.type_ == type_);
+            let parsed = addresses.filter_map(|address| parse_address(&address.address));
+            parsed.filter(|ip| unusable(*ip).is_none()).collect()
+        };
+        let pod_cidrs = object.spec.pod_cidrs.iter();
+        Self {
+            internal: of_type("InternalIP"),
+            external: of_type("ExternalIP"),
+            pod_cidrs: pod_cidrs.filter_map(|network| network.parse().ok()).collect(),
+        }
+    }
 }
 
 /// What changed with an update.
@@ -42,7 +72,13 @@ impl Node {
         self.known = true;
         self.zone = zone;
         self.internal = internal;
+        self.facts = NodeFacts::read(object);
         changed
+    }
+
+    /// What the packet path uses of the object.
+    pub(super) const fn facts(&self) -> &NodeFacts {
+        &self.facts
     }
 
     /// Whether the Node object was ever seen.

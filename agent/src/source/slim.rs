@@ -247,9 +247,21 @@ pub struct EndpointPort {
 pub struct Node {
     /// Metadata; the zone is a label.
     pub metadata: Metadata,
+    /// Spec.
+    #[serde(deserialize_with = "nullable")]
+    pub spec: NodeSpec,
     /// Status.
     #[serde(deserialize_with = "nullable")]
     pub status: NodeStatus,
+}
+
+/// `spec` of a Node.
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeSpec {
+    /// Where its pods' addresses are, one network of each family.
+    #[serde(rename = "podCIDRs", deserialize_with = "nullable")]
+    pub pod_cidrs: Vec<String>,
 }
 
 /// `status` of a Node.

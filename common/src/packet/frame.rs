@@ -3,17 +3,34 @@
 use crate::address::Be16;
 use crate::row::Row;
 
-/// What a hook says to the kernel.
+/// What a hook says to the kernel. (One number, not an enum: it goes through BPF's one return register,
+/// and no part of it is ever uninitialised.)
+#[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub struct Verdict(u64);
+
+impl Verdict {
     /// On to the next program, and then on its way.
-    Next,
+    pub const NEXT: Self = Self(0);
     /// It is lost.
-    Drop,
+    pub const DROP: Self = Self(1);
     /// It was made an answer: out by the device it came in by.
-    Return,
+    pub const RETURN: Self = Self(2);
+    /// No verdict yet: somebody else has to decide. Never leaves [`packet`](super).
+    pub const NONE: Self = Self(3);
+    /// Set in a redirect; the upper half is the device.
+    const REDIRECT: u64 = 4;
+
     /// Out by that device (an interface index), whatever the routing said.
-    Redirect(u32),
+    #[inline(always)]
+    pub const fn redirect(device: u32) -> Self {
+        Self(Self::REDIRECT | (device as u64) << 32)
+    }
+    /// The device, if it is a redirect.
+    #[inline(always)]
+    pub const fn redirected_to(self) -> Option<u32> {
+        if self.0 & Self::REDIRECT != 0 { Some((self.0 >> 32) as u32) } else { None }
+    }
 }
 
 /// `ETH_P_IP`.
@@ -36,7 +53,10 @@ pub trait Frame {
     /// The network protocol (`__sk_buff.protocol`).
     fn ethertype(&self) -> Be16;
     /// Index of the device under whose hook we are.
-    fn device(&self) -> u32;
+    fn device_index(&self) -> u32;
+    /// Whether its link layer address is another host's (`PACKET_OTHERHOST`): a device that listens to
+    /// everything, or a bridge's port.
+    fn is_for_another_host(&self) -> bool;
     /// Read; nothing if the packet is shorter.
     fn load<T: Row>(&self, offset: u32) -> Option<T>;
     /// Write; false if the packet is shorter or there is no memory.

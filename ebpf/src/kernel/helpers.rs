@@ -1,10 +1,12 @@
 //! The helper calls we use.
 
-use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
+use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_tuple};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::generated;
+use aya_ebpf::programs::TcContext;
 use core::ffi::c_void;
 use core::ptr;
+use millrace_common::address::Be16;
 use millrace_common::counters::Counter;
 
 use crate::maps;
@@ -87,5 +89,104 @@ pub fn count(counter: Counter) {
         // SAFETY: a per-CPU row; a program is not preempted by another one on its CPU, and a lost
         // update would cost a count.
         unsafe { *row = (*row).wrapping_add(1) };
+    }
+}
+
+/// The network protocol of a packet.
+#[inline(always)]
+pub fn ethertype(ctx: &TcContext) -> Be16 {
+    // SAFETY: the program's context; the number is the low half.
+    Be16::from_raw(unsafe { ptr::read_volatile(&raw const (*ctx.skb.skb).protocol) } as u16)
+}
+
+/// `PACKET_*`: whose a packet is by its link layer address.
+#[inline(always)]
+pub fn packet_type(ctx: &TcContext) -> u32 {
+    // SAFETY: the program's context.
+    unsafe { ptr::read_volatile(&raw const (*ctx.skb.skb).pkt_type) }
+}
+
+/// Index of the device a packet is on.
+#[inline(always)]
+pub fn device(ctx: &TcContext) -> u32 {
+    // SAFETY: the program's context.
+    unsafe { ptr::read_volatile(&raw const (*ctx.skb.skb).ifindex) }
+}
+
+/// Send the packet out of a device, with the link layer's header it has; the program returns what this
+/// returns.
+#[inline(always)]
+pub fn redirect(device: u32) -> i32 {
+    // SAFETY: takes numbers.
+    unsafe { generated::bpf_redirect(device, 0) as i32 }
+}
+
+/// Send the packet out of a device, to the neighbour that the device's routes name (Linux 5.10); the
+/// program returns what this returns.
+#[inline(always)]
+pub fn redirect_to_neighbour(device: u32) -> i32 {
+    // SAFETY: null: the kernel asks its routes.
+    unsafe { generated::bpf_redirect_neigh(device, ptr::null_mut(), 0, 0) as i32 }
+}
+
+/// `BPF_F_CURRENT_NETNS`.
+const CURRENT_NETNS: u64 = u64::MAX;
+
+/// Whether a TCP socket of the packet's namespace would take a packet with these addresses and
+/// ports.
+#[inline(always)]
+pub fn has_tcp_socket(ctx: &TcContext, tuple: *mut bpf_sock_tuple, bytes: u32) -> bool {
+    // SAFETY: the context, and `bytes` bytes that the caller vouches for.
+    let sk = unsafe {
+        generated::bpf_skc_lookup_tcp(ctx.skb.skb.cast(), tuple, bytes, CURRENT_NETNS, 0)
+    };
+    release(sk)
+}
+
+/// As [`has_tcp_socket`], UDP.
+#[inline(always)]
+pub fn has_udp_socket(ctx: &TcContext, tuple: *mut bpf_sock_tuple, bytes: u32) -> bool {
+    // SAFETY: as above.
+    let sk =
+        unsafe { generated::bpf_sk_lookup_udp(ctx.skb.skb.cast(), tuple, bytes, CURRENT_NETNS, 0) };
+    release(sk)
+}
+
+/// Give a socket back, if there is one; returns whether there was.
+#[inline(always)]
+fn release(sk: *mut bpf_sock) -> bool {
+    if sk.is_null() {
+        return false;
+    }
+    // SAFETY: a socket that a look-up returned, given back once.
+    unsafe { generated::bpf_sk_release(sk.cast()) };
+    true
+}
+
+/// Add to a number that all CPUs share, which is an aligned word of a map's row. (Rust gives the BPF
+/// target no atomic addition, though BPF has had one from the start: `BPF_XADD`.)
+#[inline(always)]
+pub fn add_atomically(number: *mut u64, what: u64) {
+    // SAFETY: the caller's pointer is into a row, which the verifier checks.
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({} + 0) += {}", in(reg) number, in(reg) what);
+    }
+}
+
+/// Count a new connection or flow of a service port.
+#[inline(always)]
+pub fn count_opened(service: u32) {
+    if let Some(row) = maps::TRAFFIC.get_ptr_mut(service) {
+        // SAFETY: a field of a row of an array, which lives as long as the program.
+        add_atomically(unsafe { &raw mut (*row).opened }, 1);
+    }
+}
+
+/// Count one that was refused or dropped.
+#[inline(always)]
+pub fn count_failed(service: u32) {
+    if let Some(row) = maps::TRAFFIC.get_ptr_mut(service) {
+        // SAFETY: as above.
+        add_atomically(unsafe { &raw mut (*row).failed }, 1);
     }
 }

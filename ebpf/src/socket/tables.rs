@@ -73,10 +73,6 @@ impl<A: Rows> Tables<A> for Kernel<'_> {
         A::backend(id)
     }
     #[inline(always)]
-    fn client(&self) -> Client {
-        Client::of_namespace(helpers::netns_cookie(self.0.as_ptr()))
-    }
-    #[inline(always)]
     fn random(&self) -> u32 {
         helpers::random()
     }
@@ -86,25 +82,41 @@ impl<A: Rows> Tables<A> for Kernel<'_> {
     }
     #[inline(always)]
     fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry> {
-        // SAFETY: copied out at once. The map recycles entries, so a copy may mix two of them:
-        // generation and service of the backend are checked before it is believed.
-        unsafe { maps::AFFINITY.get(key) }.copied()
+        affinity(key)
     }
     #[inline(always)]
     fn set_affinity(&self, key: &AffinityKey, entry: &AffinityEntry) {
-        if let Some(row) = maps::AFFINITY.get_ptr_mut(key) {
-            // An update of the whole row would cost as much as all the rest of the program.
-            // SAFETY: a row of the map. Whoever reads a half-written one finds a generation that
-            // does not fit, and chooses anew.
-            unsafe { *row = *entry };
-            return;
-        }
-        // Fails only when memory is short; then the next connection chooses anew.
-        let _ = maps::AFFINITY.insert(key, entry, u64::from(BPF_ANY));
+        set_affinity(key, entry);
     }
 }
 
+/// The affinity entry of a client.
+#[inline(always)]
+pub fn affinity(key: &AffinityKey) -> Option<AffinityEntry> {
+    // SAFETY: copied out at once. The map recycles entries, so a copy may mix two of them:
+    // generation and service of the backend are checked before it is believed.
+    unsafe { maps::AFFINITY.get(key) }.copied()
+}
+
+/// Remember or re-arm a client's affinity.
+#[inline(always)]
+pub fn set_affinity(key: &AffinityKey, entry: &AffinityEntry) {
+    if let Some(row) = maps::AFFINITY.get_ptr_mut(key) {
+        // An update of the whole row would cost as much as all the rest of the program.
+        // SAFETY: a row of the map. Whoever reads a half-written one finds a generation that
+        // does not fit, and chooses anew.
+        unsafe { *row = *entry };
+        return;
+    }
+    // Fails only when memory is short; then the next connection chooses anew.
+    let _ = maps::AFFINITY.insert(key, entry, u64::from(BPF_ANY));
+}
+
 impl<A: Rows> Sockets<A> for Kernel<'_> {
+    #[inline(always)]
+    fn client(&self) -> Client {
+        Client::of_namespace(helpers::netns_cookie(self.0.as_ptr()))
+    }
     #[inline(always)]
     fn client_is_node(&self) -> bool {
         let node = config::node_netns_cookie().unwrap_or_else(helpers::initial_netns_cookie);

@@ -164,7 +164,8 @@ fn send<A: Rows>(ctx: &SockAddr, address: A) -> Outcome<A> {
             Sticky::Stale => count(Counter::UdpRepicked),
             Sticky::None => {}
         }
-        decision = Some(select::choose(&kernel, &frontend, frontend.near_list()));
+        let client = || Sockets::<A>::client(&kernel);
+        decision = Some(select::choose(&kernel, &frontend, frontend.near_list(), client));
     }
     let decision = decision.unwrap_or(Decision::Pass);
     observe::dialled(ctx, &key, &decision);
@@ -202,6 +203,7 @@ fn same_backend<A: Rows>(peer: &Peer) -> Outcome<A> {
 #[inline(always)]
 fn forward<A: Address>(target: &Target<A>) -> Outcome<A> {
     count(Counter::Translated);
+    helpers::count_opened(target.service);
     if target.by_affinity {
         count(Counter::AffinityHit);
     }

@@ -144,13 +144,32 @@ fn kill_all(cgroup: &Path) -> Result<()> {
     if !cgroup.exists() {
         return Ok(());
     }
-    fs::write(cgroup.join("cgroup.kill"), "1")?;
+    let kill = cgroup.join("cgroup.kill");
+    if kill.exists() {
+        fs::write(kill, "1")?;
+    } else {
+        kill_one_by_one(cgroup)?;
+    }
     let events = cgroup.join("cgroup.events");
     wait::until("the lab's processes to end", KILL_TIMEOUT, || {
         let text = fs::read_to_string(&events)?;
         ensure!(text.contains("populated 0"), "{} has processes", cgroup.display());
         Ok(())
     })
+}
+
+/// As `cgroup.kill`, for kernels below 5.14. The lab's own programs do not fork any more.
+fn kill_one_by_one(cgroup: &Path) -> Result<()> {
+    for id in fs::read_to_string(cgroup.join("cgroup.procs"))?.lines() {
+        // SAFETY: takes numbers; the process is one that the lab put here.
+        unsafe { libc::kill(id.parse()?, libc::SIGKILL) };
+    }
+    for entry in fs::read_dir(cgroup)?.flatten() {
+        if entry.file_type()?.is_dir() {
+            kill_one_by_one(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// A cgroup goes only from the leaves, and its files cannot be removed one by one.

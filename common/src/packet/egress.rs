@@ -1,0 +1,95 @@
+//! A packet goes out by a device: from the frontend, if it answers what was sent to one; from the
+//! node, if answers would not find their way back to this node otherwise.
+
+use super::errors;
+use super::fragments;
+use super::frame::{Frame, Verdict};
+use super::ingress::{finish, is_from_uplink, pass, snapshot, touch};
+use super::masquerade;
+use super::network::{Family, Part};
+use super::rewrite::{Change, now_secs};
+use super::tables::{Shared, Table, Tables};
+use super::transport::{Packet, tcp};
+use crate::counters::Counter;
+use crate::flow::{Flow, role, side};
+use crate::node::device;
+
+/// Translate an outgoing packet.
+#[inline(never)]
+pub fn egress<A: Family, S: Frame + Tables<A>>(s: &S) -> Verdict {
+    let mut packet = Packet::at(side::EGRESS);
+    if let Err(reason) = A::read(s, s.link_bytes(), false, &mut packet) {
+        return pass(s, reason);
+    }
+    if packet.fragment == Part::Later {
+        return fragments::follow(s, &packet);
+    }
+    if packet.key.protocol == A::ICMP {
+        let verdict = errors::translate(s, &packet);
+        return if verdict == Verdict::NONE { pass(s, Counter::EgressPassed) } else { verdict };
+    }
+    match packet.read_transport(s) {
+        Ok(()) => {}
+        Err(Counter::IngressPassed) => return pass(s, Counter::EgressPassed),
+        Err(reason) => return pass(s, reason),
+    }
+    for table in [Table::Established, Table::HalfOpen] {
+        if let Some(row) = s.flow(table, &packet.key) {
+            let verdict = known(s, table, &packet, row);
+            if verdict != Verdict::NONE {
+                return verdict;
+            }
+            let begun = masquerade::begin(s, table, &packet, row);
+            return if begun { Verdict::NEXT } else { Verdict::DROP };
+        }
+    }
+    pass(s, Counter::EgressPassed)
+}
+
+/// A packet of a flow; none if it is the first one that must be masqueraded.
+#[inline(never)]
+fn known<A: Family, S: Frame + Tables<A>>(
+    s: &S,
+    table: Table,
+    packet: &Packet<A>,
+    row: &Shared<Flow<A>>,
+) -> Verdict {
+    let flow = snapshot(row);
+    let change = Change::of(&flow);
+    if flow.role == role::MASQ {
+        if flow.port.raw() == 0 {
+            return Verdict::NONE;
+        }
+        return finish(s, packet, &change, Counter::EgressMasqueraded);
+    }
+    touch(row, &flow, now_secs(s), packet.seen());
+    if matches!(table, Table::HalfOpen)
+        && packet.is_tcp_with(tcp::SYN | tcp::ACK, tcp::SYN | tcp::ACK)
+    {
+        // SAFETY: an aligned word of a live row; a retransmission writes the same.
+        unsafe {
+            let expected = &raw mut (*row.get()).expected_ack;
+            core::ptr::write_volatile(expected, packet.sequence.wrapping_add(1));
+        }
+    }
+    match finish(s, packet, &change, Counter::EgressFromFrontend) {
+        Verdict::NEXT if is_from_uplink(&flow) => back(s, &flow),
+        verdict => verdict,
+    }
+}
+
+/// The answer to what came in by an uplink leaves by the same one, though it was routed by the
+/// backend's address, which may have an uplink of its own (as pods on EKS do).
+#[inline(always)]
+fn back<A: Family, S: Frame + Tables<A>>(s: &S, flow: &Flow<A>) -> Verdict {
+    if flow.device == s.device_index() {
+        return Verdict::NEXT;
+    }
+    match s.device() {
+        Some(row) if row.flags & device::UPLINK != 0 => {
+            s.count(Counter::AnswerRedirected);
+            Verdict::redirect(flow.device)
+        }
+        _ => Verdict::NEXT,
+    }
+}

@@ -1,0 +1,129 @@
+//! A flow is answered and the client shows that it got the answer: it moves to the table whose entries
+//! are never evicted. And: a flow is over.
+//!
+//! A sender of forged packets cannot get there: it does not see the answers, and TCP has to
+//! acknowledge the number in one.
+
+use super::frame::Frame;
+use super::ingress::snapshot;
+use super::network::Family;
+use super::tables::{Shared, Table, Tables};
+use super::transport::{Packet, tcp};
+use crate::address::Protocol;
+use crate::counters::Counter;
+use crate::flow::{Flow, FlowKey, bits, role, seen, side};
+
+/// How far beyond the first acknowledgement that is possible a client's first packet may be, in
+/// bytes: what the backend may send before it (TCP Fast Open) or while we were not looking.
+const EARLY_BYTES: u32 = 1 << 20;
+
+/// A packet of a half-open flow came in: move the flow, if that packet follows its answer.
+#[inline(never)]
+pub fn establish<A: Family, S: Frame + Tables<A>>(
+    s: &S,
+    packet: &Packet<A>,
+    row: &Shared<Flow<A>>,
+) {
+    // SAFETY: fields of a live row that no longer change.
+    let (open, reply_key) = unsafe { (row.get(), (*row.get()).reply_key(&packet.key)) };
+    // SAFETY: as above.
+    let (role, flow_bits) = unsafe { ((*open).role, (*open).bits) };
+    if role != role::OPEN || !completes(packet) {
+        return;
+    }
+    let Some(reply) = s.flow(Table::HalfOpen, &reply_key) else { return };
+    if !is_answered(packet, reply) {
+        return;
+    }
+    let mut moved = move_entry(s, &reply_key);
+    if flow_bits & bits::MASQUERADE != 0 {
+        moved = moved && move_masquerade(s, &reply_key.answer(side::EGRESS));
+    }
+    if moved && move_entry(s, &packet.key) {
+        s.count(Counter::FlowEstablished);
+    } else {
+        s.count(Counter::FlowTableFull);
+    }
+}
+
+/// Whether the packet is one that a client sends when it has got an answer.
+#[inline(always)]
+fn completes<A: Family>(packet: &Packet<A>) -> bool {
+    packet.key.protocol != Protocol::Tcp as u8
+        || packet.is_tcp_with(tcp::ACK, tcp::ACK | tcp::SYN | tcp::RST)
+}
+
+/// Whether the backend has answered, and the packet shows that the client got the answer.
+#[inline(always)]
+fn is_answered<A: Family>(packet: &Packet<A>, reply: &Shared<Flow<A>>) -> bool {
+    let row = reply.get();
+    // SAFETY: aligned fields of a live row.
+    let (saw, expected) = unsafe {
+        let saw = core::ptr::read_volatile(&raw const (*row).seen);
+        (saw, core::ptr::read_volatile(&raw const (*row).expected_ack))
+    };
+    let ahead = packet.acknowledgement.wrapping_sub(expected);
+    let is_tcp = packet.key.protocol == Protocol::Tcp as u8;
+    saw & seen::PACKET != 0 && (!is_tcp || ahead <= EARLY_BYTES)
+}
+
+/// Move the entries of a masqueraded flow.
+#[inline(never)]
+fn move_masquerade<A: Family, S: Frame + Tables<A>>(s: &S, masq_key: &FlowKey<A>) -> bool {
+    let Some(row) = s.flow(Table::HalfOpen, masq_key) else {
+        // Another CPU moved it, or it was evicted: the next packet out begins anew.
+        return true;
+    };
+    let row = row.get();
+    // SAFETY: aligned fields of a live row.
+    let (address, port) = unsafe { ((*row).address, (*row).port) };
+    let unmasq_key = FlowKey {
+        source: masq_key.destination,
+        destination: address,
+        source_port: masq_key.destination_port,
+        destination_port: port,
+        protocol: masq_key.protocol,
+        side: side::INGRESS,
+        pad: 0,
+    };
+    move_entry(s, masq_key) && (port.raw() == 0 || move_entry(s, &unmasq_key))
+}
+
+/// Move one entry. False: there is no room for it, and it stays.
+#[inline(never)]
+fn move_entry<A: Family, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>) -> bool {
+    let Some(row) = s.flow(Table::HalfOpen, key) else { return true };
+    // A row of a map is as good a value as a copy of it.
+    // SAFETY: a live row.
+    let moved = s.put_flow(Table::Established, key, unsafe { &*row.get() });
+    if moved {
+        s.remove_flow(Table::HalfOpen, key);
+    }
+    moved
+}
+
+/// Delete all entries of a flow, given its OPEN entry.
+#[inline(never)]
+pub fn forget<A: Family, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, row: &Shared<Flow<A>>) {
+    let row = row.get();
+    // SAFETY: fields of a live row that no longer change.
+    let (reply_key, flow_bits) = unsafe { ((*row).reply_key(key), (*row).bits) };
+    for table in [Table::Established, Table::HalfOpen] {
+        s.remove_flow(table, key);
+        s.remove_flow(table, &reply_key);
+    }
+    if flow_bits & bits::MASQUERADE != 0 {
+        forget_masquerade(s, &reply_key.answer(side::EGRESS));
+    }
+}
+
+#[inline(never)]
+fn forget_masquerade<A: Family, S: Frame + Tables<A>>(s: &S, masq_key: &FlowKey<A>) {
+    for table in [Table::Established, Table::HalfOpen] {
+        if let Some(row) = s.flow(table, masq_key) {
+            let masq = snapshot(row);
+            s.remove_flow(table, masq_key);
+            s.remove_flow(table, &masq.unmasq_key(masq_key));
+        }
+    }
+}
