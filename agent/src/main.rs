@@ -68,8 +68,8 @@ struct ReadArgs {
 
 #[derive(Args)]
 struct RunArgs {
-    /// Read Services, EndpointSlices and Nodes from the YAML and JSON files in this directory,
-    /// live.
+    /// Read Services, EndpointSlices, Nodes and ServiceCIDRs from the YAML and JSON files in this
+    /// directory, live.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "api_server"])]
     manifests: Option<PathBuf>,
     /// Read them from the Kubernetes API that this kubeconfig names.
