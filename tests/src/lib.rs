@@ -5,13 +5,15 @@
 //! an agent on each node ([`agent`]), put servers into pods and dial them ([`probe`]), and wait
 //! for a condition instead of sleeping ([`wait`]).
 //!
-//! [`apiserver`] is a Kubernetes API for the tests of the agent's source.
+//! [`apiserver`] is a Kubernetes API for the tests of the agent's source; [`hooks`] asks the kernel what
+//! is attached to devices.
 //!
 //! Nothing here knows how the agent works: it is started as an operator starts it, and judged by
 //! what sockets see.
 
 pub mod agent;
 pub mod apiserver;
+pub mod hooks;
 pub mod lab;
 pub mod manifest;
 pub mod privileges;

@@ -71,7 +71,13 @@ impl Clsact {
 
     /// Put the program on the hook, in the place of the one of ours that is there.
     pub fn attach(&mut self, hook: Hook, program: BorrowedFd<'_>) -> io::Result<()> {
-        self.netlink.add_clsact(hook.index)?;
+        self.netlink.add_clsact(hook.index).map_err(|error| match error.raw_os_error() {
+            Some(libc::EEXIST) => io::Error::other(
+                "the device has an ingress queueing discipline, which has no egress side: replace \
+                 it (tc qdisc del dev ... ingress; tc qdisc add dev ... clsact)",
+            ),
+            _ => error,
+        })?;
         let filters = self.netlink.filters(hook.index, side(hook.direction))?;
         if let Some(other) = filters.iter().find(|f| is_in_our_place(f) && !is_ours(f)) {
             return Err(io::Error::other(format!(
