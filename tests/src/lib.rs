@@ -5,8 +5,8 @@
 //! an agent on each node ([`agent`]), put servers into pods and dial them ([`probe`]), and wait
 //! for a condition instead of sleeping ([`wait`]).
 //!
-//! [`apiserver`] is a Kubernetes API for the tests of the agent's source; [`hooks`] asks the kernel what
-//! is attached to devices.
+//! [`apiserver`] is a Kubernetes API for the tests of the agent's source; [`hooks`] asks the kernel
+//! what is attached to devices.
 //!
 //! Nothing here knows how the agent works: it is started as an operator starts it, and judged by
 //! what sockets see.

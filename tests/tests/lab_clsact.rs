@@ -15,11 +15,10 @@ const BOTH: [&str; 2] = ["ingress", "egress"];
 
 fn world() -> Result<World> {
     let mut world = World::without_agents(Lab::builder().pods("n1", &["a", "b"]), &[])?;
-    // Somebody has a filter on veth0 already, and uses the priority that we use, with another
-    // handle: both stay.
+    // Somebody has a filter on veth0 already.
     let node = world.lab.node("n1");
     tc(node, "qdisc add dev veth0 clsact")?;
-    tc(node, "filter add dev veth0 ingress prio 7 protocol ip matchall action ok")?;
+    tc(node, "filter add dev veth0 ingress prio 7 protocol ip u32 match u32 0 0 flowid 1:1")?;
     world.start_agents(&[SMALL_MAPS, &["--device-hooks=clsact"]].concat())?;
     Ok(world)
 }
@@ -62,7 +61,7 @@ fn filters_serve_where_links_cannot() -> Result<()> {
     wait_attached(&node, "eth0")?;
     let after = filters(&node, "eth0", "ingress")?;
     ensure!(before != after, "a new program has a new id: {after}");
-    ensure!(filters(&node, "veth0", "ingress")?.contains("matchall"), "theirs is still there");
+    ensure!(filters(&node, "veth0", "ingress")?.contains(" u32 "), "theirs is still there");
     Ok(())
 }
 
@@ -87,7 +86,7 @@ fn cleanup_leaves_what_others_made() -> Result<()> {
     world.agent("n1").stop()?;
     world.agent("n1").cleanup()?;
     let left = filters(&node, "veth0", "ingress")?;
-    ensure!(left.contains("matchall") && !left.contains("millrace"), "{left}");
+    ensure!(left.contains(" u32 ") && !left.contains("millrace"), "{left}");
     let disciplines = tc(&node, "qdisc show")?;
     let clsact: Vec<&str> = disciplines.lines().filter(|line| line.contains("clsact")).collect();
     ensure!(clsact.len() == 1 && clsact[0].contains("veth0"), "{disciplines}");
@@ -123,8 +122,12 @@ fn a_filter_of_somebody_else_in_our_place_is_not_touched() -> Result<()> {
     world.agent("n1").stop()?;
     world.agent("n1").cleanup()?;
     tc(&node, "qdisc add dev eth0 clsact")?;
+    // One that lets everything through.
+    let program = node.run_dir().join("theirs");
+    std::fs::write(&program, "1,6 0 0 4294967295,")?;
     let place = "prio 2 handle 0x6d696c6c protocol all";
-    tc(&node, &format!("filter add dev eth0 egress {place} matchall action ok"))?;
+    let theirs = format!("bpf bytecode-file {}", program.display());
+    tc(&node, &format!("filter add dev eth0 egress {place} {theirs}"))?;
     world.agent("n1").restart()?;
     wait::until("the device to be named", CHANGE_TIMEOUT, || {
         let status = world.agent("n1").status_json()?;
@@ -135,6 +138,6 @@ fn a_filter_of_somebody_else_in_our_place_is_not_touched() -> Result<()> {
         Ok(())
     })?;
     let left = filters(&node, "eth0", "egress")?;
-    ensure!(left.contains("matchall") && !left.contains("millrace"), "{left}");
+    ensure!(left.contains("bytecode") && !left.contains("millrace"), "{left}");
     Ok(())
 }

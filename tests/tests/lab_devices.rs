@@ -88,9 +88,13 @@ fn devices_are_served_from_their_first_moment_to_their_last() -> Result<()> {
     let node = world.lab.node("n1").clone();
     let before = hooks::all_pins(&node).len();
     let mut took = Vec::new();
+    // As pods' devices are made: the other end is elsewhere.
+    let elsewhere = world.lab.pod("n1", "client").netns().to_owned();
+    let elsewhere = elsewhere.file_name().context("a name")?.to_string_lossy().into_owned();
     for number in 0..CHURN {
         let device = format!("new{number}");
-        node.ip(&[format!("link add {device} type veth peer name {device}p")])?;
+        let peer = format!("peer name {device}p netns {elsewhere}");
+        node.ip(&[format!("link add {device} type veth {peer}")])?;
         let start = Instant::now();
         wait_attached(&node, &device)?;
         took.push(start.elapsed());

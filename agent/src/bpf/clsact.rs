@@ -1,8 +1,8 @@
 //! Filters on devices, for kernels without tcx links (below 6.6).
 //!
-//! A filter of ours has a priority and a handle of its own, so that the next agent finds it and puts
-//! its program in its place: no packet is missed. What else is on a device is not touched, and what
-//! stands in our place but is not ours is not replaced: that was an outage once
+//! A filter of ours has a priority and a handle of its own, so that the next agent finds it and
+//! puts its program in its place: no packet is missed. What else is on a device is not touched, and
+//! what stands in our place but is not ours is not replaced: that was an outage once
 //! (DataDog/datadog-agent#13692).
 
 use std::collections::BTreeSet;

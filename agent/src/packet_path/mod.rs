@@ -1,8 +1,8 @@
 //! The packet path as the loop sees it: what is known of devices and of the Node goes in, and what
 //! should be attached is decided ([`crate::devices`]) and handed to the [`worker`].
 //!
-//! Everything that touches a device takes the kernel's RTNL mutex, which is held for long while pods
-//! come and go: a thread of its own waits for that, the loop never does.
+//! Everything that touches a device takes the kernel's RTNL mutex, which is held for long while
+//! pods come and go: a thread of its own waits for that, the loop never does.
 
 pub mod worker;
 
@@ -139,7 +139,8 @@ impl PacketPath {
         self.outcomes.borrow().repaired
     }
 
-    /// Take in what the model knows now, and order what follows from it. Cheap when nothing changed.
+    /// Take in what the model knows now, and order what follows from it. Cheap when nothing
+    /// changed.
     pub fn update(&mut self, facts: Facts) {
         if self.facts != facts {
             self.facts = facts;
