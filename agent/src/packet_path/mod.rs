@@ -1,8 +1,8 @@
 //! The packet path as the loop sees it: what is known of devices and of the Node goes in, and what
 //! should be attached is decided ([`crate::devices`]) and handed to the [`worker`].
 //!
-//! Everything that touches a device takes the kernel's RTNL mutex, which is held for long while pods
-//! come and go: a thread of its own waits for that, the loop never does.
+//! Everything that touches a device takes the kernel's RTNL mutex, which is held for long while
+//! pods come and go: a thread of its own waits for that, the loop never does.
 
 pub mod worker;
 
@@ -80,7 +80,7 @@ impl PacketPath {
         let means = hooks.means();
         let maps = object.node_maps()?;
         // A new map is all zero.
-        let recovered = maps.node()?.filter(|row| row.last_port > 0 && object.adopted);
+        let recovered = maps.node()?.filter(|row| row.first_port > 0 && object.adopted);
         let worker = Worker::new(hooks, maps)?;
         let (orders, received) = std::sync::mpsc::channel();
         let (sender, outcomes) = watch::channel(Outcome::default());
@@ -140,7 +140,8 @@ impl PacketPath {
         self.outcomes.borrow().repaired
     }
 
-    /// Take in what the model knows now, and order what follows from it. Cheap when nothing changed.
+    /// Take in what the model knows now, and order what follows from it. Cheap when nothing
+    /// changed.
     pub fn update(&mut self, facts: Facts) {
         if self.facts != facts {
             self.facts = facts;
