@@ -26,31 +26,35 @@ const RUN: &[&str] = &["run", "--manifests", MANIFESTS, "--node-name", NAME];
 const COUNTED_BY_CGROUP: (u32, u32) = (5, 11);
 const SERVICE: u16 = 1;
 const NODE_PORT: u16 = 30080;
-/// Maps of the usual sizes are cleared when they are made, by an emulated processor.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// From its start to its first complete state in the kernel, with maps of the usual sizes.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// After SIGTERM.
-const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves a Service of the machine itself, then leaves.
 pub fn whole_machine() -> Result<()> {
     let place = Place::machine()?;
     prepare(&place)?;
-    let server = Server::start(&place, NAME, &[TARGET_PORT], &[TARGET_PORT])?;
     let mut command = millrace(RUN)?;
     machine::lock_little(&mut command);
+    let served = serve(&place, command);
+    // Also after a failure, for what comes next to begin from nothing.
+    served.and(operate(&["cleanup"]))
+}
+
+fn serve(place: &Place, mut command: Command) -> Result<()> {
+    let _server = Server::start(place, NAME, &[TARGET_PORT], &[TARGET_PORT])?;
     let mut agent = Running(command.spawn().context("start the agent")?);
     agent.wait_ready()?;
     for &family in Families::Dual.list() {
-        reach(&place, cluster_ip(family, SERVICE), &[NAME])?;
+        reach(place, cluster_ip(family, SERVICE), &[NAME])?;
         // The node's own loopback: the machine's first network is known without a cookie.
         let loopback = SocketAddr::new(family.loopback(), NODE_PORT);
-        reach_by(Client::Udp, &place, loopback, &[NAME])?;
+        reach_by(Client::Udp, place, loopback, &[NAME])?;
     }
     operate(&["status"])?;
     agent.stop()?;
-    reach_by(Client::Tcp, &place, cluster_ip(Families::Dual.primary(), SERVICE), &[NAME])?;
-    drop(server);
-    operate(&["cleanup"])
+    reach_by(Client::Tcp, place, cluster_ip(Families::Dual.primary(), SERVICE), &[NAME])
 }
 
 /// The three capabilities, and no right to lock more memory than a login: below Linux 5.11 maps
@@ -67,9 +71,9 @@ pub fn little_locked_memory(kernel: (u32, u32)) -> Result<()> {
         return Ok(());
     }
     let mut agent = Running(command.spawn().context("start the agent")?);
-    agent.wait_ready()?;
-    agent.stop()?;
-    operate(&["cleanup"])
+    let started = agent.wait_ready().and_then(|()| agent.stop());
+    drop(agent);
+    started.and(operate(&["cleanup"]))
 }
 
 /// Addresses and objects.
