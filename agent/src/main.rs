@@ -100,6 +100,10 @@ struct RunArgs {
     /// Frontends (address and port) there is room for, of each IP family.
     #[arg(long, value_name = "ROWS", default_value_t = Capacity::default().frontends)]
     max_frontends: u32,
+    /// Prefixes of loadBalancerSourceRanges there is room for, of each IP family; every port of a
+    /// Service has its own.
+    #[arg(long, value_name = "ROWS", default_value_t = Capacity::default().sources)]
+    max_source_ranges: u32,
     /// Entries for established flows there is room for, of each IP family (a flow takes 2 to 4).
     #[arg(long, value_name = "ROWS", default_value_t = FlowCapacity::default().established)]
     max_flows: u32,
@@ -174,6 +178,7 @@ impl RunArgs {
             backends: self.max_backends,
             slots: self.max_slots,
             frontends: self.max_frontends,
+            sources: self.max_source_ranges,
         };
         let flows = FlowCapacity { established: self.max_flows, half_open: self.max_half_open };
         for (flag, rows) in [
@@ -181,6 +186,7 @@ impl RunArgs {
             ("--max-backends", capacity.backends),
             ("--max-slots", capacity.slots),
             ("--max-frontends", capacity.frontends),
+            ("--max-source-ranges", capacity.sources),
             ("--max-flows", flows.established),
             ("--max-half-open", flows.half_open),
         ] {

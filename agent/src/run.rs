@@ -16,7 +16,6 @@ use crate::bpf::object::{FlowCapacity, Object, Settings};
 use crate::bpf::packet::Means;
 use crate::bpf::pins::{Lock, Pins};
 use crate::devices::Device;
-use crate::devices::node::ServiceNetworks;
 use crate::model::Model;
 use crate::net;
 use crate::packet_path::{Facts, PacketPath};
@@ -236,7 +235,7 @@ impl Agent {
         let reconciler = Reconciler::recover(&mut object.store)?;
         let packet_path = PacketPath::new(&object, &pins, &config.policy, config.device_hooks)?;
         let mut agent = Self {
-            model: Model::new(config.node_name.clone()),
+            model: Model::new(config.node_name.clone(), config.policy.clone()),
             reconciler,
             object,
             pins,
@@ -292,7 +291,7 @@ impl Agent {
         self.packet_path.update(Facts {
             node: self.model.node_facts().cloned(),
             settled: self.is_node_settled(),
-            services: ServiceNetworks::default(),
+            services: self.model.service_networks(),
         });
     }
 

@@ -6,15 +6,17 @@
 //! for a condition instead of sleeping ([`wait`]). [`wire`] is for packets that no socket sends
 //! or sees.
 //!
-//! [`apiserver`] is a Kubernetes API for the tests of the agent's source.
+//! [`apiserver`] is a Kubernetes API for the tests of the agent's source. [`packet`] is for those
+//! of the packet path that need no network: frames in, verdicts and frames out.
 //!
-//! Nothing here knows how the agent works: it is started as an operator starts it, and judged by
-//! what sockets see.
+//! Nothing else here knows how the agent works: it is started as an operator starts it, and judged
+//! by what sockets see.
 
 pub mod agent;
 pub mod apiserver;
 pub mod lab;
 pub mod manifest;
+pub mod packet;
 pub mod privileges;
 pub mod probe;
 pub mod wait;

@@ -255,6 +255,17 @@ pub fn reach_by(client: Client, place: &Place, to: SocketAddr, servers: &[&str])
     })
 }
 
+/// Waits until somebody answers clients of all kinds.
+pub fn answers(place: &Place, to: SocketAddr) -> Result<()> {
+    Client::ALL.iter().try_for_each(|client| {
+        let what = format!("{to} to answer {client:?} from {}", place.name());
+        wait::until(&what, CHANGE_TIMEOUT, || {
+            let outcome = client.dial_briefly(place, to)?;
+            if outcome.ok { Ok(()) } else { bail!("{outcome:?}") }
+        })
+    })
+}
+
 /// Waits until servers see a client at one of these addresses, whatever it dials with.
 pub fn seen_as(place: &Place, to: SocketAddr, wanted: &[IpAddr]) -> Result<()> {
     for client in Client::ALL {
@@ -312,7 +323,9 @@ pub fn silent(place: &Place, to: SocketAddr) -> Result<()> {
         let what = format!("{client:?} from {} to {to} to hear nothing", place.name());
         wait::until(&what, CHANGE_TIMEOUT, || {
             let outcome = client.dial_briefly(place, to)?;
-            ensure!(outcome.error.as_deref() == Some("ETIMEDOUT"), "{outcome:?}");
+            // A packet dropped on its way out of the sender's own socket may be told to that.
+            let dropped = [Some("ETIMEDOUT"), Some("EPERM")].contains(&outcome.error.as_deref());
+            ensure!(dropped, "{outcome:?}");
             Ok(())
         })?;
     }

@@ -9,7 +9,8 @@ use millrace_tests::manifest::{self, Endpoint, Service};
 use millrace_tests::wait::{self, CHANGE_TIMEOUT};
 use millrace_tests::wire::Wire;
 use millrace_tests::world::{
-    Client, TARGET_PORT, World, cluster_ip, reach, reach_by, rejected, seen_as, silent, sticks,
+    Client, TARGET_PORT, World, answers, cluster_ip, reach, reach_by, rejected, seen_as, silent,
+    sticks,
 };
 
 /// Leaves every pod to the packet path.
@@ -246,11 +247,7 @@ fn machines_stick_to_an_endpoint() -> Result<()> {
     let vm = world.lab.pod("n1", "client").as_vm();
     for &family in world.lab.families() {
         let to = cluster_ip(family, 1);
-        wait::until("the Service to be there", CHANGE_TIMEOUT, || {
-            let outcome = Client::Tcp.dial_briefly(&vm, to)?;
-            ensure!(outcome.ok, "{outcome:?}");
-            Ok(())
-        })?;
+        answers(&vm, to)?;
         for client in Client::ALL {
             sticks(client, &vm, to, TIMES)?;
         }

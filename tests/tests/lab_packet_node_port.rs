@@ -7,7 +7,7 @@ use millrace_tests::lab::{Builder, Family, InterNode, Lab, PodNetwork, address};
 use millrace_tests::manifest::{Endpoint, Service};
 use millrace_tests::probe::Server;
 use millrace_tests::world::{
-    Client, TARGET_PORT, World, reach, reach_by, rejected, seen_as, silent, sticks,
+    Client, TARGET_PORT, World, answers, reach, reach_by, rejected, seen_as, silent, sticks,
 };
 
 /// NodePorts: of every endpoint, of this node's endpoints only, of a Service without endpoints.
@@ -241,7 +241,8 @@ fn clients_outside_stick_to_an_endpoint() -> Result<()> {
     let outside = world.lab.outside();
     for &family in world.lab.families() {
         let at = node_port(&world, "n1", family, CLUSTER);
-        for client in [Client::Tcp, Client::UdpConnected] {
+        answers(outside, at)?;
+        for client in Client::ALL {
             sticks(client, outside, at, TIMES)?;
         }
     }

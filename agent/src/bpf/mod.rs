@@ -3,12 +3,13 @@
 //! [`environment`] finds what is needed and says what is missing; [`pins`] is the layout under
 //! bpffs; [`object`] loads the programs; [`attach`] links them to hooks of the cgroup without ever
 //! leaving one empty, [`packet`] to hooks of devices (by [`tcx`] or [`clsact`]); [`store`] and
-//! [`node_maps`] write and read the rows; [`sys`] is the part of `bpf(2)` that aya lacks;
-//! [`inventory`] lists what the kernel holds of all owners.
+//! [`node_maps`] write and read the rows, [`flows`] those that packets leave; [`sys`] is the part of
+//! `bpf(2)` that aya lacks; [`inventory`] lists what the kernel holds of all owners.
 
 pub mod attach;
 pub mod clsact;
 pub mod environment;
+pub mod flows;
 pub mod inventory;
 #[cfg(feature = "bpf-log")]
 mod log;

@@ -160,7 +160,10 @@ fn wanted_shapes(settings: &Settings) -> Result<BTreeMap<&'static str, MapShape>
 fn max_entries(name: &str, settings: &Settings) -> Option<u32> {
     let Settings { capacity, flows, .. } = settings;
     match name {
-        "services" | "traffic" => Some(capacity.services),
+        "services" => Some(capacity.services),
+        // An array, and ids begin with 1.
+        "traffic" => Some(capacity.services.saturating_add(1)),
+        "source_ranges_v4" | "source_ranges_v6" => Some(capacity.sources),
         "slots" => Some(capacity.slots),
         "backends_v4" | "backends_v6" => Some(capacity.backends),
         "frontends_v4" | "frontends_v6" => Some(capacity.frontends),
@@ -199,10 +202,11 @@ fn load_programs(
         }
     }
     let mut ebpf = loader.load(OBJECT).with_context(|| {
-        let Capacity { services, backends, slots, frontends } = settings.capacity;
+        let Capacity { services, backends, slots, frontends, sources } = settings.capacity;
         format!(
             "load the BPF maps with --max-services {services} --max-backends {backends} \
-             --max-slots {slots} --max-frontends {frontends} (is that more than the kernel gives?)"
+             --max-slots {slots} --max-frontends {frontends} --max-source-ranges {sources} (is \
+             that more than the kernel gives?)"
         )
     })?;
     #[cfg(feature = "bpf-log")]

@@ -8,11 +8,14 @@ use millrace_common::address::{Address, Protocol, V4, V6};
 use millrace_common::backend::{Backend, state};
 use millrace_common::counters::Counter;
 use millrace_common::frontend::{Frontend, FrontendKey};
+use millrace_common::node::SourceKey;
 use millrace_common::peer::{Peer, PeerSlot};
 use millrace_common::row::Row;
 use millrace_common::service::{REPORT_BYTES, ServiceRow};
+use millrace_common::traffic::Traffic;
 use thiserror::Error;
 
+use super::flows::FlowStore;
 use super::sys;
 use crate::apply::MapStore;
 use crate::plan::op::{Capacity, Op, Snapshot};
@@ -50,6 +53,9 @@ pub const MAP_NAMES: [&str; 25] = [
 const BATCH_ROWS: usize = 4096;
 /// How far a read's buffer may grow for a crowded hash bucket, in rows.
 const BATCH_ROWS_MAX: usize = 1 << 20;
+
+/// Value of every row of `source_ranges_*`.
+const ALLOWED: u32 = 1;
 
 /// A map operation that failed.
 #[derive(Debug, Error)]
@@ -104,6 +110,11 @@ impl Map {
         Ok(())
     }
 
+    /// Write rows one by one: tries took no batches before Linux 5.18.
+    fn put_each<K: Row, V: Row>(&self, rows: &[(K, V)]) -> Result<(), MapError> {
+        rows.iter().try_for_each(|row| self.put(std::slice::from_ref(row)))
+    }
+
     pub(super) fn delete<K: Row>(&self, key: &K) -> Result<(), MapError> {
         sys::map_delete(self.fd.as_fd(), key.as_bytes())
             .map(drop)
@@ -132,44 +143,87 @@ impl Map {
         Ok(rows)
     }
 
+    /// Every key of a map that may not read in batches.
+    fn keys<K: Row + Ord>(&self) -> Result<Vec<K>, MapError> {
+        let mut keys = Vec::new();
+        let mut last: Option<Vec<u8>> = None;
+        let mut next = vec![0; size_of::<K>()];
+        while sys::map_next_key(self.fd.as_fd(), last.as_deref(), &mut next)
+            .map_err(self.error("read"))?
+        {
+            keys.extend(K::from_bytes(&next));
+            last = Some(next.clone());
+        }
+        // When a writer takes the last key away, the kernel begins anew.
+        keys.sort_unstable();
+        keys.dedup();
+        Ok(keys)
+    }
+
     /// Show every row.
-    fn scan<K: Row, V: Row>(&self, mut show: impl FnMut(K, V)) -> Result<(), MapError> {
-        let mut capacity = BATCH_ROWS;
-        let mut keys = vec![0; capacity * size_of::<K>()];
-        let mut values = vec![0; capacity * size_of::<V>()];
-        let mut position = None;
-        loop {
-            let start = position;
-            let count = u32::try_from(capacity).unwrap_or(u32::MAX);
-            let step = sys::map_lookup_batch(
-                self.fd.as_fd(),
-                &mut position,
-                &mut keys,
-                &mut values,
-                count,
-            );
-            let step = match step {
+    pub(super) fn scan<K: Row, V: Row>(&self, mut show: impl FnMut(K, V)) -> Result<(), MapError> {
+        let mut cursor = Cursor::default();
+        while !self.step(&mut cursor, &mut show)? {}
+        Ok(())
+    }
+
+    /// Show the next rows, some [`BATCH_ROWS`] of them, and move the cursor. True: these were the
+    /// last ones.
+    pub(super) fn step<K: Row, V: Row>(
+        &self,
+        cursor: &mut Cursor,
+        mut show: impl FnMut(K, V),
+    ) -> Result<bool, MapError> {
+        let Cursor { position, keys, values, rows } = cursor;
+        let step = loop {
+            keys.resize(*rows * size_of::<K>(), 0);
+            values.resize(*rows * size_of::<V>(), 0);
+            let count = u32::try_from(*rows).unwrap_or(u32::MAX);
+            let mut next = *position;
+            match sys::map_lookup_batch(self.fd.as_fd(), &mut next, keys, values, count) {
                 Err(error)
-                    if error.raw_os_error() == Some(libc::ENOSPC) && capacity < BATCH_ROWS_MAX =>
+                    if error.raw_os_error() == Some(libc::ENOSPC) && *rows < BATCH_ROWS_MAX =>
                 {
-                    capacity *= 2;
-                    keys.resize(capacity * size_of::<K>(), 0);
-                    values.resize(capacity * size_of::<V>(), 0);
-                    position = start;
-                    continue;
+                    *rows *= 2;
                 }
-                other => other.map_err(self.error("read"))?,
-            };
-            let pairs = keys.chunks(size_of::<K>()).zip(values.chunks(size_of::<V>()));
-            for (key, value) in pairs.take(step.count as usize) {
-                if let (Some(key), Some(value)) = (K::from_bytes(key), V::from_bytes(value)) {
-                    show(key, value);
+                other => {
+                    *position = next;
+                    break other.map_err(self.error("read"))?;
                 }
             }
-            if step.done {
-                return Ok(());
+        };
+        let pairs = keys.chunks(size_of::<K>()).zip(values.chunks(size_of::<V>()));
+        for (key, value) in pairs.take(step.count as usize) {
+            if let (Some(key), Some(value)) = (K::from_bytes(key), V::from_bytes(value)) {
+                show(key, value);
             }
         }
+        if step.done {
+            *cursor = Cursor::default();
+        }
+        Ok(step.done)
+    }
+
+    /// How many rows it holds.
+    pub(super) fn size(&self) -> Result<u32, MapError> {
+        let shape = sys::map_shape(self.fd.as_fd()).map_err(self.error("look at"))?;
+        Ok(shape.max_entries)
+    }
+}
+
+/// Where the reading of a map stands. A hash map may change meanwhile: rows that stay are shown.
+#[derive(Debug)]
+pub struct Cursor {
+    position: Option<u32>,
+    keys: Vec<u8>,
+    values: Vec<u8>,
+    /// Rows the buffers have room for.
+    rows: usize,
+}
+
+impl Default for Cursor {
+    fn default() -> Self {
+        Self { position: None, keys: Vec::new(), values: Vec::new(), rows: BATCH_ROWS }
     }
 }
 
@@ -181,10 +235,15 @@ pub struct Store {
     backends_v4: Map,
     backends_v6: Map,
     services: Map,
+    sources_v4: Map,
+    sources_v6: Map,
+    traffic: Map,
     peers: Map,
     counters: Map,
     report: Map,
     capacity: Capacity,
+    /// What packets fill.
+    pub flows: FlowStore,
 }
 
 impl Store {
@@ -198,25 +257,26 @@ impl Store {
             backends_v4: open("backends_v4")?,
             backends_v6: open("backends_v6")?,
             services: open("services")?,
+            sources_v4: open("source_ranges_v4")?,
+            sources_v6: open("source_ranges_v6")?,
+            traffic: open("traffic")?,
             peers: open("peers")?,
             counters: open("counters")?,
             report: open("report")?,
             capacity,
+            flows: FlowStore::open(directory)?,
         })
     }
 
     /// As [`Store::open`], taking the maps' sizes from the maps themselves.
     pub fn open_as_is(directory: &Path) -> Result<Self, MapError> {
         let mut store = Self::open(directory, Capacity::default())?;
-        let rows = |map: &Map| {
-            let shape = sys::map_shape(map.fd.as_fd()).map_err(map.error("look at"))?;
-            Ok::<_, MapError>(shape.max_entries)
-        };
         store.capacity = Capacity {
-            services: rows(&store.services)?,
-            backends: rows(&store.backends_v4)?,
-            slots: rows(&store.slots)?,
-            frontends: rows(&store.frontends_v4)?,
+            services: store.services.size()?,
+            backends: store.backends_v4.size()?,
+            slots: store.slots.size()?,
+            frontends: store.frontends_v4.size()?,
+            sources: store.sources_v4.size()?,
         };
         Ok(store)
     }
@@ -229,8 +289,12 @@ impl Store {
         let mut slots = Vec::new();
         let mut frontends_v4 = Vec::new();
         let mut frontends_v6 = Vec::new();
+        let mut sources_v4 = Vec::new();
+        let mut sources_v6 = Vec::new();
+        let mut traffic = Vec::new();
         for op in run {
             match op {
+                Op::NoTraffic(id) => traffic.push((*id, Traffic::default())),
                 Op::Service(id, Some(row)) => services.push((*id, *row)),
                 Op::Service(id, None) => self.services.delete(id)?,
                 Op::BackendV4(id, row) => backends_v4.push((*id, *row)),
@@ -240,12 +304,19 @@ impl Store {
                 Op::FrontendV4(key, None) => self.frontends_v4.delete(key)?,
                 Op::FrontendV6(key, Some(row)) => frontends_v6.push((*key, *row)),
                 Op::FrontendV6(key, None) => self.frontends_v6.delete(key)?,
+                Op::SourceV4(key, true) => sources_v4.push((*key, ALLOWED)),
+                Op::SourceV4(key, false) => self.sources_v4.delete(key)?,
+                Op::SourceV6(key, true) => sources_v6.push((*key, ALLOWED)),
+                Op::SourceV6(key, false) => self.sources_v6.delete(key)?,
             }
         }
+        self.traffic.put(&traffic)?;
         self.services.put(&services)?;
         self.backends_v4.put(&backends_v4)?;
         self.backends_v6.put(&backends_v6)?;
         self.slots.put(&slots)?;
+        self.sources_v4.put_each(&sources_v4)?;
+        self.sources_v6.put_each(&sources_v6)?;
         self.frontends_v4.put(&frontends_v4)?;
         self.frontends_v6.put(&frontends_v6)
     }
@@ -263,6 +334,11 @@ impl Store {
             counts.push((counter, sum));
         }
         Ok(counts)
+    }
+
+    /// What each service port has had to do; ports that nobody dialled are left out.
+    pub fn traffic(&self) -> Result<Vec<(u32, Traffic)>, MapError> {
+        self.traffic.read(|_: &u32, row: &Traffic| *row != Traffic::default())
     }
 
     /// Whether a connected UDP socket has to be told to dial again: its backend is gone, or it
@@ -287,10 +363,7 @@ impl Store {
     where
         Backend<A>: Row,
     {
-        let mut row = vec![0; size_of::<Backend<A>>()];
-        let known = sys::map_lookup(backends.fd.as_fd(), &peer.id.to_ne_bytes(), &mut row)
-            .map_err(backends.error("read"))?;
-        let row = Backend::<A>::from_bytes(&row).filter(|_| known && peer.id != 0);
+        let row = backends.get::<u32, Backend<A>>(&peer.id)?.filter(|_| peer.id != 0);
         let kept = state::CLUSTER | state::LOCAL | state::SERVING;
         Ok(!row.is_some_and(|row| row.is_usable(peer.generation, kept)))
     }
@@ -344,6 +417,8 @@ impl MapStore for Store {
             slots,
             frontends_v4: self.frontends_v4.read(|_: &FrontendKey<V4>, _: &Frontend| true)?,
             frontends_v6: self.frontends_v6.read(|_: &FrontendKey<V6>, _: &Frontend| true)?,
+            sources_v4: self.sources_v4.keys::<SourceKey<V4>>()?,
+            sources_v6: self.sources_v6.keys::<SourceKey<V6>>()?,
         })
     }
 
@@ -364,6 +439,11 @@ const fn kind(op: &Op) -> u8 {
         Op::FrontendV4(_, None) => 6,
         Op::FrontendV6(_, Some(_)) => 7,
         Op::FrontendV6(_, None) => 8,
+        Op::SourceV4(_, true) => 9,
+        Op::SourceV4(_, false) => 10,
+        Op::SourceV6(_, true) => 11,
+        Op::SourceV6(_, false) => 12,
+        Op::NoTraffic(_) => 13,
     }
 }
 

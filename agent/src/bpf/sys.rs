@@ -271,6 +271,16 @@ fn found(result: io::Result<i32>) -> io::Result<bool> {
     }
 }
 
+/// The key that follows `key` (`None`: the first) into `next`, in the map's own order. False: there
+/// is none.
+pub fn map_next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
+    let mut attr = attr();
+    attr.__bindgen_anon_2.map_fd = raw(map);
+    attr.__bindgen_anon_2.key = key.map_or(0, |key| key.as_ptr() as u64);
+    attr.__bindgen_anon_2.__bindgen_anon_1.next_key = next.as_mut_ptr() as u64;
+    found(bpf(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attr))
+}
+
 /// Write `count` rows, whose keys and values stand one after the other (Linux 5.6).
 pub fn map_update_batch(
     map: BorrowedFd<'_>,
@@ -324,4 +334,38 @@ pub fn map_lookup_batch(
         }
         Err(error) => Err(error),
     }
+}
+
+/// `__sk_buff`, as far as [`run_packet`] sets it (linux/bpf.h).
+#[repr(C)]
+#[derive(Default)]
+struct PacketContext {
+    before: [u32; 10],
+    ifindex: u32,
+}
+
+/// Run a program of a device's hook on a packet (`BPF_PROG_TEST_RUN`): on the device with that
+/// index, in the caller's network namespace. Returns what the program returned, and how many bytes
+/// of `output` the packet now has.
+pub fn run_packet(
+    program: BorrowedFd<'_>,
+    device: u32,
+    packet: &[u8],
+    output: &mut [u8],
+) -> io::Result<(i32, usize)> {
+    let context = PacketContext { ifindex: device, ..PacketContext::default() };
+    let size = |bytes: usize| u32::try_from(bytes).map_err(io::Error::other);
+    let mut attr = attr();
+    attr.test.prog_fd = raw(program);
+    attr.test.data_in = packet.as_ptr() as u64;
+    attr.test.data_size_in = size(packet.len())?;
+    attr.test.data_out = output.as_mut_ptr() as u64;
+    attr.test.data_size_out = size(output.len())?;
+    attr.test.ctx_in = std::ptr::from_ref(&context) as u64;
+    attr.test.ctx_size_in = size(size_of::<PacketContext>())?;
+    attr.test.repeat = 1;
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
+    // SAFETY: the kernel has written both.
+    let (code, length) = unsafe { (attr.test.retval, attr.test.data_size_out) };
+    Ok((code.cast_signed(), length as usize))
 }

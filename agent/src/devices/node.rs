@@ -4,39 +4,15 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use millrace_common::address::{Address, V4, V6};
-use millrace_common::node::{NodeFamily, NodeRow, Prefix, SERVICE_CIDRS, node as flags};
+use millrace_common::node::{NodeFamily, NodeRow, Prefix, node as flags};
 
 use super::Device;
 use super::ports::Range;
-use crate::model::NodeFacts;
+use crate::model::{FamilyNetworks, NodeFacts, ServiceNetworks};
 use crate::settings::{DetectLocal, Policy};
 
 /// No port may be used: the first lies behind the last.
 const NO_PORTS: Range = (1, 0);
-
-/// Where this cluster's ClusterIPs are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct ServiceNetworks {
-    /// IPv4.
-    pub v4: FamilyNetworks<V4>,
-    /// IPv6.
-    pub v6: FamilyNetworks<V6>,
-}
-
-/// One family's part.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FamilyNetworks<A> {
-    /// Contains every ClusterIP.
-    pub hull: Prefix<A>,
-    /// ServiceCIDRs.
-    pub cidrs: [Prefix<A>; SERVICE_CIDRS],
-}
-
-impl<A: Address> Default for FamilyNetworks<A> {
-    fn default() -> Self {
-        Self { hull: Prefix::NONE, cidrs: [Prefix::NONE; SERVICE_CIDRS] }
-    }
-}
 
 /// What the row is made of.
 #[derive(Clone, Copy, Debug)]

@@ -3,10 +3,10 @@
 use millrace_common::address::{Address, V4, V6};
 use millrace_common::node::{Prefix, device, node as flags};
 
-use super::node::{FamilyNetworks, Known, ServiceNetworks, conditions, row};
+use super::node::{Known, conditions, row};
 use super::roles::{Attachment, attachments, unreadable};
 use super::*;
-use crate::model::NodeFacts;
+use crate::model::{FamilyNetworks, NodeFacts, ServiceNetworks};
 use crate::settings::{DetectLocal, NamePattern, Policy, Role};
 
 /// A device under test; its index is its place in the list, from 1.

@@ -1,4 +1,4 @@
-//! This node: its zone, and the addresses its NodePorts are served on.
+//! This node: its zone, its addresses, and those of them that NodePorts are served on.
 
 use std::net::IpAddr;
 
@@ -7,6 +7,7 @@ use ipnetwork::IpNetwork;
 use super::address::{parse_address, unusable};
 use super::family::PerFamily;
 use super::problem::Reading;
+use crate::settings::NodePortAddresses;
 use crate::source::slim;
 
 /// The label that names a node's zone.
@@ -22,7 +23,7 @@ pub(super) struct Node {
     /// From the Node object.
     internal: Vec<IpAddr>,
     facts: NodeFacts,
-    /// From the interfaces, for a family the Node object says nothing about.
+    /// From the interfaces, all that can be dialled from elsewhere.
     interfaces: Vec<IpAddr>,
 }
 
@@ -87,21 +88,53 @@ impl Node {
 
     /// Take the addresses of the interfaces in.
     pub(super) fn update_interfaces(&mut self, addresses: Vec<IpAddr>) -> Changed {
-        let mut usable: Vec<IpAddr> =
-            addresses.into_iter().filter(|address| unusable(*address).is_none()).collect();
-        usable.sort_unstable();
-        usable.dedup();
-        let changed = Changed { zone: false, addresses: usable != self.interfaces };
-        self.interfaces = usable;
+        let mut kept: Vec<IpAddr> =
+            addresses.into_iter().filter(|address| is_dialled(*address)).collect();
+        kept.sort_unstable();
+        kept.dedup();
+        let changed = Changed { zone: false, addresses: kept != self.interfaces };
+        self.interfaces = kept;
         changed
     }
 
+    /// Its own addresses: those the Node object names, else those of the interfaces.
+    pub(super) fn addresses<A: PerFamily>(&self) -> Vec<A> {
+        let named: Vec<A> = of_family(self.internal.iter());
+        if !named.is_empty() {
+            return named;
+        }
+        of_family(self.interfaces.iter().filter(|ip| unusable(**ip).is_none()))
+    }
+
     /// The addresses NodePorts are served on.
-    pub(super) fn node_port_addresses<A: PerFamily>(&self) -> Vec<A> {
-        let of_family =
-            |addresses: &[IpAddr]| addresses.iter().filter_map(|ip| A::from_ip(*ip)).collect();
-        let primary: Vec<A> = of_family(&self.internal);
-        if primary.is_empty() { of_family(&self.interfaces) } else { primary }
+    pub(super) fn node_port_addresses<A: PerFamily>(&self, which: &NodePortAddresses) -> Vec<A> {
+        match which {
+            NodePortAddresses::Primary => self.addresses(),
+            NodePortAddresses::All => of_family(self.interfaces.iter()),
+            // As kube-proxy has it, a family that no network is given of is not restricted.
+            NodePortAddresses::Networks(networks)
+                if !networks.iter().any(|network| A::from_ip(network.ip()).is_some()) =>
+            {
+                of_family(self.interfaces.iter())
+            }
+            NodePortAddresses::Networks(networks) => {
+                let inside = |ip: &&IpAddr| networks.iter().any(|network| network.contains(**ip));
+                of_family(self.interfaces.iter().filter(inside))
+            }
+        }
+    }
+}
+
+fn of_family<'a, A: PerFamily>(addresses: impl Iterator<Item = &'a IpAddr>) -> Vec<A> {
+    addresses.filter_map(|ip| A::from_ip(*ip)).collect()
+}
+
+/// Whether others can dial an address of an interface. An IPv6 link-local one takes the interface
+/// as well, which no frontend has; IPv4 ones are served (node-local caches have them).
+fn is_dialled(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) if v4.is_link_local() => true,
+        _ => unusable(address).is_none(),
     }
 }
 

@@ -139,17 +139,23 @@ fn is_about_default_routes(message: &Notification, routes: &DefaultRoutes) -> bo
 }
 
 async fn read_routes(handle: &Handle) -> Result<DefaultRoutes> {
-    let v4 = handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
-    let v6 = handle.route().get(RouteMessageBuilder::<Ipv6Addr>::new().build()).execute();
-    let mut routes = DefaultRoutes::default();
-    let (mut v4, mut v6) = (std::pin::pin!(v4), std::pin::pin!(v6));
-    while let Some(route) = v4.try_next().await.context("list IPv4 routes over netlink")? {
-        routes.v4.extend(carriers(&route));
+    // One after the other: a socket lists one thing at a time, and refuses a second with EBUSY.
+    let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
+    let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
+    Ok(DefaultRoutes {
+        v4: read_carriers(handle, v4).await.context("list IPv4 routes over netlink")?,
+        v6: read_carriers(handle, v6).await.context("list IPv6 routes over netlink")?,
+    })
+}
+
+/// The devices that default routes of one family lead out by.
+async fn read_carriers(handle: &Handle, family: RouteMessage) -> Result<BTreeSet<u32>> {
+    let mut found = BTreeSet::new();
+    let mut routes = std::pin::pin!(handle.route().get(family).execute());
+    while let Some(route) = routes.try_next().await? {
+        found.extend(carriers(&route));
     }
-    while let Some(route) = v6.try_next().await.context("list IPv6 routes over netlink")? {
-        routes.v6.extend(carriers(&route));
-    }
-    Ok(routes)
+    Ok(found)
 }
 
 /// The devices that a default route leads out by; none for other routes.

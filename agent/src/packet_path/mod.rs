@@ -20,10 +20,10 @@ use self::worker::{Outcome, Wanted, Worker};
 use crate::bpf::object::Object;
 use crate::bpf::packet::{Means, PacketHooks};
 use crate::bpf::pins::Pins;
-use crate::devices::node::{self, Known, ServiceNetworks};
+use crate::devices::node::{self, Known};
 use crate::devices::ports::{self, Range};
 use crate::devices::{Device, LinkLayer, roles};
-use crate::model::NodeFacts;
+use crate::model::{NodeFacts, ServiceNetworks};
 use crate::net;
 use crate::settings::Policy;
 

@@ -285,6 +285,26 @@ pub struct NodeAddress {
     pub address: String,
 }
 
+/// `networking.k8s.io/v1` ServiceCIDR.
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceCidr {
+    /// Metadata.
+    pub metadata: Metadata,
+    /// Spec.
+    #[serde(deserialize_with = "nullable")]
+    pub spec: ServiceCidrSpec,
+}
+
+/// `spec` of a ServiceCIDR.
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceCidrSpec {
+    /// Networks that ClusterIPs are taken from.
+    #[serde(deserialize_with = "nullable")]
+    pub cidrs: Vec<String>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,6 +31,9 @@ const CONTROL_WORDS: usize = 8;
 /// Tries to queue one frame of a flood; the queue drains within microseconds.
 const QUEUE_TRIES: usize = 10_000;
 
+/// How many packets a failed wait shows.
+const SHOWN_PACKETS: usize = 20;
+
 /// A hardware address.
 pub type Mac = [u8; 6];
 
@@ -110,7 +113,10 @@ impl Wire {
         let what = format!("{what} on {}", self.name);
         wait::until(&what, PACKET_TIMEOUT, || {
             let found = self.seen()?.iter().find(|seen| like(seen)).cloned();
-            found.with_context(|| format!("{:#?}", self.seen))
+            found.with_context(|| {
+                let last = &self.seen[self.seen.len().saturating_sub(SHOWN_PACKETS)..];
+                format!("{} packets, at last {last:#?}", self.seen.len())
+            })
         })
     }
 

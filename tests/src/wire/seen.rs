@@ -1,5 +1,6 @@
 //! Packets as they were captured.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{
@@ -12,8 +13,11 @@ const ERRORS_V4: [u8; 3] = [3, 11, 12];
 /// ICMPv6: unreachable, too big, time exceeded, parameter problem.
 const ERRORS_V6: [u8; 4] = [1, 2, 3, 4];
 
+/// How much of a payload a person is shown.
+const SHOWN_BYTES: usize = 32;
+
 /// A captured IP packet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Seen {
     /// Source address.
     pub source: IpAddr,
@@ -36,6 +40,29 @@ pub struct Seen {
     pub sound: Option<bool>,
     /// Whether it left by the device rather than arrived.
     pub outgoing: bool,
+}
+
+/// One line, as tcpdump's: a failed test shows many.
+impl fmt::Debug for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let way = if self.outgoing { "out" } else { "in" };
+        write!(f, "{way} {} > {} protocol {}", self.from(), self.to(), self.protocol)?;
+        if self.protocol == TCP {
+            let Segment { flags, sequence, acknowledged } = self.segment;
+            write!(f, " flags {flags:#04x} seq {sequence} ack {acknowledged}")?;
+        }
+        if let Some((offset, more)) = self.fragment {
+            write!(f, " fragment at {offset}, more {more}")?;
+        }
+        let shown = &self.payload[..self.payload.len().min(SHOWN_BYTES)];
+        match &self.icmp {
+            Some(icmp) => write!(f, " type {} {} [{:?}]", icmp.kind, icmp.code, icmp.quoted)?,
+            None => {
+                write!(f, " {} bytes {:?}", self.payload.len(), shown.escape_ascii().to_string())?
+            }
+        }
+        self.sound.map_or(Ok(()), |sound| f.write_str(if sound { "" } else { " BAD CHECKSUM" }))
+    }
 }
 
 /// An ICMP or ICMPv6 message.

@@ -1,0 +1,103 @@
+//! The rows that packets leave: flows, answered or not.
+
+use std::marker::PhantomData;
+use std::path::Path;
+
+use anyhow::Result;
+use millrace_common::address::{Address, V4, V6};
+use millrace_common::backend::Backend;
+use millrace_common::flow::{Flow, FlowKey};
+use millrace_common::node::NodeRow;
+use millrace_common::packet::tables::Table;
+use millrace_common::row::Row;
+
+use super::store::{Cursor, Map, MapError};
+use crate::flows::FlowRows;
+
+/// The maps of both families.
+pub struct FlowStore {
+    /// IPv4.
+    pub v4: FamilyStore<V4>,
+    /// IPv6.
+    pub v6: FamilyStore<V6>,
+    node: Map,
+}
+
+/// The maps of one family.
+pub struct FamilyStore<A> {
+    flows: Map,
+    half_open: Map,
+    backends: Map,
+    family: PhantomData<A>,
+}
+
+impl FlowStore {
+    /// Open the maps pinned in `directory`.
+    pub fn open(directory: &Path) -> std::result::Result<Self, MapError> {
+        Ok(Self {
+            v4: FamilyStore::open(directory, "flows_v4", "half_open_v4", "backends_v4")?,
+            v6: FamilyStore::open(directory, "flows_v6", "half_open_v6", "backends_v6")?,
+            node: Map::open(directory, "node")?,
+        })
+    }
+
+    /// How many ports there are to masquerade with, for each backend and address.
+    pub fn masquerade_ports(&self) -> std::result::Result<u32, MapError> {
+        let row: Option<NodeRow> = self.node.get(&0_u32)?;
+        let ports = row.map(|row| (u32::from(row.first_port), u32::from(row.last_port)));
+        Ok(ports.map_or(0, |(first, last)| (last + 1).saturating_sub(first)))
+    }
+}
+
+impl<A> FamilyStore<A> {
+    fn open(
+        directory: &Path,
+        flows: &'static str,
+        half_open: &'static str,
+        backends: &'static str,
+    ) -> std::result::Result<Self, MapError> {
+        Ok(Self {
+            flows: Map::open(directory, flows)?,
+            half_open: Map::open(directory, half_open)?,
+            backends: Map::open(directory, backends)?,
+            family: PhantomData,
+        })
+    }
+
+    const fn map(&self, table: Table) -> &Map {
+        match table {
+            Table::Established => &self.flows,
+            Table::HalfOpen => &self.half_open,
+        }
+    }
+}
+
+impl<A: Address> FlowRows<A> for FamilyStore<A>
+where
+    FlowKey<A>: Row,
+    Flow<A>: Row,
+    Backend<A>: Row,
+{
+    type Cursor = Cursor;
+
+    fn flow(&self, table: Table, key: &FlowKey<A>) -> Result<Option<Flow<A>>> {
+        Ok(self.map(table).get(key)?)
+    }
+    fn remove(&self, table: Table, key: &FlowKey<A>) -> Result<()> {
+        Ok(self.map(table).delete(key)?)
+    }
+    fn backend(&self, id: u32) -> Result<Option<Backend<A>>> {
+        Ok(self.backends.get(&id)?)
+    }
+    fn step(
+        &self,
+        table: Table,
+        cursor: &mut Cursor,
+        show: impl FnMut(FlowKey<A>, Flow<A>),
+    ) -> Result<bool> {
+        Ok(self.map(table).step(cursor, show)?)
+    }
+    fn size(&self, table: Table) -> Result<u32> {
+        Ok(self.map(table).size()?)
+    }
+}

@@ -1,0 +1,150 @@
+//! Flows that are over are taken out of the tables, by and by.
+//!
+//! Nothing depends on it but room: a packet is judged by what its flow's entries say, and what was
+//! not answered makes room by itself. [`rules`] says when a flow is over, [`sweep`] takes out what
+//! belongs to it, [`census`] counts what is left and says when it gets tight, and the [`Sweeper`]
+//! here goes through the tables in small steps, so that the loop it runs in is never kept.
+
+pub mod census;
+pub mod rules;
+pub mod sweep;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use millrace_common::address::{V4, V6};
+use millrace_common::backend::Backend;
+use millrace_common::flow::{Flow, FlowKey};
+use millrace_common::packet::tables::Table;
+
+use crate::bpf::flows::FlowStore;
+use crate::bpf::store::Cursor;
+use crate::report::Condition;
+
+use census::Census;
+use sweep::Sweep;
+
+/// How long one step may take. Between two there are the loop's ticks of 250 ms, so this is the part
+/// of a core that sweeping takes: 4 %. A pass over 262 144 entries needs some 200 ms in all.
+const STEP: Duration = Duration::from_millis(10);
+/// From the end of a pass to the begin of the next, when there is room.
+const REST: Duration = Duration::from_secs(10);
+
+/// The flow tables of one family, as the sweep needs them.
+pub trait FlowRows<A> {
+    /// Where the reading of a table stands.
+    type Cursor: Default;
+    /// An entry.
+    fn flow(&self, table: Table, key: &FlowKey<A>) -> Result<Option<Flow<A>>>;
+    /// Delete an entry; it need not be there.
+    fn remove(&self, table: Table, key: &FlowKey<A>) -> Result<()>;
+    /// A backend's row.
+    fn backend(&self, id: u32) -> Result<Option<Backend<A>>>;
+    /// Show the next entries, some thousands, and move the cursor. True: these were the last ones.
+    fn step(
+        &self,
+        table: Table,
+        cursor: &mut Self::Cursor,
+        show: impl FnMut(FlowKey<A>, Flow<A>),
+    ) -> Result<bool>;
+    /// Entries there is room for.
+    fn size(&self, table: Table) -> Result<u32>;
+}
+
+/// Goes through all tables, again and again.
+#[derive(Default)]
+pub struct Sweeper {
+    /// Which of [`STAGES`] is next.
+    stage: usize,
+    cursor: Cursor,
+    v4: Sweep<V4>,
+    v6: Sweep<V6>,
+    /// What the last whole pass found.
+    census: Census,
+    /// When the last pass ended.
+    ended: Option<Instant>,
+}
+
+/// A pass: every table of every family, those that never make room by themselves first.
+const STAGES: [(Family, Table); 4] = [
+    (Family::V4, Table::Established),
+    (Family::V6, Table::Established),
+    (Family::V4, Table::HalfOpen),
+    (Family::V6, Table::HalfOpen),
+];
+
+#[derive(Clone, Copy)]
+enum Family {
+    V4,
+    V6,
+}
+
+impl Sweeper {
+    /// Go on for [`STEP`] at most. True: there are other conditions than before.
+    pub fn tick(&mut self, store: &FlowStore) -> Result<bool> {
+        let rests = self.ended.is_some_and(|ended| ended.elapsed() < REST);
+        if rests && self.stage == 0 && !self.census.is_tight() {
+            return Ok(false);
+        }
+        let now_secs = monotonic_secs().context("read the clock")?;
+        let begun = Instant::now();
+        while begun.elapsed() < STEP {
+            if self.step(store, now_secs)? {
+                return self.finish(store);
+            }
+        }
+        Ok(false)
+    }
+
+    /// One batch of entries. True: it was the last one of the pass.
+    fn step(&mut self, store: &FlowStore, now_secs: u32) -> Result<bool> {
+        let (family, table) = STAGES[self.stage];
+        let pressed = self.census.is_tight();
+        let at = sweep::Now { secs: now_secs, pressed };
+        let done = match family {
+            Family::V4 => self.v4.step(&store.v4, table, &mut self.cursor, at)?,
+            Family::V6 => self.v6.step(&store.v6, table, &mut self.cursor, at)?,
+        };
+        if done {
+            self.cursor = Cursor::default();
+            self.stage += 1;
+        }
+        let over = self.stage == STAGES.len();
+        if over {
+            self.stage = 0;
+        }
+        Ok(over)
+    }
+
+    /// Take stock.
+    fn finish(&mut self, store: &FlowStore) -> Result<bool> {
+        let before = std::mem::take(&mut self.census);
+        let ports = store.masquerade_ports()?;
+        self.census.add("IPv4", self.v4.take_counts(), store.v4.size(Table::Established)?, ports);
+        self.census.add("IPv6", self.v6.take_counts(), store.v6.size(Table::Established)?, ports);
+        self.ended = Some(Instant::now());
+        if self.census.removed > 0 {
+            let elapsed = self.ended.map(|ended| ended.elapsed());
+            tracing::debug!(removed = self.census.removed, ?elapsed, "flows swept");
+        }
+        Ok(before.conditions() != self.census.conditions())
+    }
+
+    /// What gets tight.
+    pub fn conditions(&self) -> Vec<Condition> {
+        self.census.conditions()
+    }
+}
+
+/// `CLOCK_MONOTONIC` in seconds: the clock of `bpf_ktime_get_ns`, by which entries are stamped.
+pub fn monotonic_secs() -> io::Result<u32> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a valid clock and a live timespec.
+    if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    u32::try_from(time.tv_sec).map_err(io::Error::other)
+}

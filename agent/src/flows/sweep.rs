@@ -1,0 +1,247 @@
+//! One family's tables: which entries belong together, and taking out those of flows that are over.
+//!
+//! Only an OPEN entry judges its flow; the others are left to it as long as it is there. What has
+//! lost its flow (an agent died half-way, the kernel made room) goes by itself after a while.
+
+use std::collections::HashMap;
+use std::mem::take;
+
+use anyhow::Result;
+use millrace_common::address::{Address, Be16, Protocol};
+use millrace_common::backend::state;
+use millrace_common::flow::{Flow, FlowKey, bits, role, side};
+use millrace_common::packet::tables::Table;
+
+use super::FlowRows;
+use super::rules::{ORPHAN_SECS, SHORTEST_SECS, State, idle_secs};
+
+/// Whom masqueraded packets are for and whom they come from: what shares one range of ports.
+pub type PortSpace<A> = (A, Be16, u8, A);
+
+/// When it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// `CLOCK_MONOTONIC` in seconds.
+    pub secs: u32,
+    /// The tables are nearly full.
+    pub pressed: bool,
+}
+
+/// What a pass has counted.
+#[derive(Debug)]
+pub struct Counts<A> {
+    /// Entries of `flows_*`.
+    pub established: u64,
+    /// Entries that were taken out.
+    pub removed: u64,
+    /// Ports in use.
+    pub ports: HashMap<PortSpace<A>, u32>,
+}
+
+impl<A> Default for Counts<A> {
+    fn default() -> Self {
+        Self { established: 0, removed: 0, ports: HashMap::new() }
+    }
+}
+
+/// The sweep of one family.
+pub struct Sweep<A> {
+    counts: Counts<A>,
+    /// The batch at work; kept for its memory.
+    rows: Vec<(FlowKey<A>, Flow<A>)>,
+}
+
+impl<A> Default for Sweep<A> {
+    fn default() -> Self {
+        Self { counts: Counts::default(), rows: Vec::new() }
+    }
+}
+
+impl<A: Address> Sweep<A> {
+    /// Judge the next batch of a table. True: it was the last one.
+    pub fn step<R: FlowRows<A>>(
+        &mut self,
+        rows: &R,
+        table: Table,
+        cursor: &mut R::Cursor,
+        now: Now,
+    ) -> Result<bool> {
+        let mut batch = take(&mut self.rows);
+        batch.clear();
+        let done = rows.step(table, cursor, |key, flow| batch.push((key, flow)))?;
+        let mut judge = Judge { rows, table, now, counts: &mut self.counts };
+        let judged = batch.iter().try_for_each(|(key, flow)| judge.entry(key, flow));
+        self.rows = batch;
+        judged.map(|()| done)
+    }
+
+    /// What was counted since the last time.
+    pub fn take_counts(&mut self) -> Counts<A> {
+        take(&mut self.counts)
+    }
+}
+
+/// Judges entries of one table.
+struct Judge<'a, A, R> {
+    rows: &'a R,
+    table: Table,
+    now: Now,
+    counts: &'a mut Counts<A>,
+}
+
+/// An entry and where it is.
+struct Found<A> {
+    table: Table,
+    key: FlowKey<A>,
+    flow: Flow<A>,
+}
+
+impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
+    fn entry(&mut self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<()> {
+        self.counts.established += u64::from(self.table == Table::Established);
+        if flow.role == role::UNMASQ {
+            let space = (key.source, key.source_port, key.protocol, key.destination);
+            *self.counts.ports.entry(space).or_default() += 1;
+        }
+        // Most entries were used lately: nothing else need be asked about them.
+        let idle = idle_secs(self.now.secs, flow.last_used_secs);
+        let is_udp = key.protocol == Protocol::Udp as u8;
+        if idle < SHORTEST_SECS && !(is_udp && flow.role == role::OPEN) {
+            return Ok(());
+        }
+        match flow.role {
+            role::OPEN if self.is_over(key, flow)? => self.remove_flow(key, flow),
+            role::OPEN => Ok(()),
+            role::REPLY
+                if idle >= self.orphan_secs(key, flow) && self.is_lone_reply(key, flow)? =>
+            {
+                self.remove(&Found { table: self.table, key: *key, flow: *flow })
+            }
+            role::MASQ if idle >= ORPHAN_SECS && self.is_lone_masq(key)? => {
+                self.remove(&Found { table: self.table, key: *key, flow: *flow })
+            }
+            role::UNMASQ if idle >= ORPHAN_SECS && self.is_lone_unmasq(key, flow)? => {
+                self.remove(&Found { table: self.table, key: *key, flow: *flow })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// An entry, wherever it is: flows move from one table to the other.
+    fn find(&self, key: &FlowKey<A>) -> Result<Option<Found<A>>> {
+        for table in [Table::Established, Table::HalfOpen] {
+            if let Some(flow) = self.rows.flow(table, key)? {
+                return Ok(Some(Found { table, key: *key, flow }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the flow of an OPEN entry is over.
+    fn is_over(&self, key: &FlowKey<A>, open: &Flow<A>) -> Result<bool> {
+        let reply = self.find(&open.reply_key(key))?.map(|found| found.flow);
+        let reply = reply.filter(|reply| reply.role == role::REPLY);
+        let answered = reply.map_or(0, |reply| reply.seen);
+        let last_used = reply.map_or(0, |reply| reply.last_used_secs).max(open.last_used_secs);
+        let state = State::of(key.protocol, self.table, open.seen, answered);
+        let timeout = state.timeout_secs(key.protocol, self.now.pressed);
+        if idle_secs(self.now.secs, last_used) >= timeout {
+            return Ok(true);
+        }
+        // The kernel would choose another backend at the next packet, if there is one.
+        Ok(key.protocol == Protocol::Udp as u8 && self.is_backend_gone(open)?)
+    }
+
+    fn is_backend_gone(&self, open: &Flow<A>) -> Result<bool> {
+        let kept = state::CLUSTER | state::LOCAL | state::SERVING;
+        let backend = self.rows.backend(open.backend)?;
+        Ok(!backend.is_some_and(|row| row.is_usable(open.generation, kept)))
+    }
+
+    /// Take out all entries of the flow that is opened by this one, if it is over at this very
+    /// moment.
+    ///
+    /// OPEN first: without it, the next packet makes a new flow, in the table of those that were
+    /// not answered.
+    fn remove_flow(&mut self, key: &FlowKey<A>, open: &Flow<A>) -> Result<()> {
+        let others = self.others(key, open)?;
+        let Some(now) = self.rows.flow(self.table, key)? else {
+            return Ok(());
+        };
+        if now.role != role::OPEN
+            || now.since_secs != open.since_secs
+            || !self.is_over(key, &now)?
+        {
+            return Ok(());
+        }
+        self.rows.remove(self.table, key)?;
+        self.counts.removed += 1;
+        others.iter().try_for_each(|found| self.remove(found))
+    }
+
+    /// The other entries of the flow.
+    fn others(&self, key: &FlowKey<A>, open: &Flow<A>) -> Result<Vec<Found<A>>> {
+        let mut others = Vec::new();
+        others.extend(self.find(&open.reply_key(key))?);
+        if open.bits & bits::MASQUERADE != 0
+            && let Some(masq) = self.find(&open.masq_key(key))?
+        {
+            if masq.flow.port.get() != 0 {
+                others.extend(self.find(&masq.flow.unmasq_key(&masq.key))?);
+            }
+            others.push(masq);
+        }
+        Ok(others)
+    }
+
+    /// Take out an entry, unless it was used or has become another's since it was found.
+    fn remove(&mut self, found: &Found<A>) -> Result<()> {
+        if self.rows.flow(found.table, &found.key)? == Some(found.flow) {
+            self.rows.remove(found.table, &found.key)?;
+            self.counts.removed += 1;
+        }
+        Ok(())
+    }
+
+    /// How long a REPLY entry without its OPEN entry is kept: nothing can be said by one side alone.
+    fn orphan_secs(&self, key: &FlowKey<A>, reply: &Flow<A>) -> u32 {
+        let state = State::of(key.protocol, self.table, 0, reply.seen);
+        state.timeout_secs(key.protocol, self.now.pressed).min(ORPHAN_SECS)
+    }
+
+    fn is_lone_reply(&self, key: &FlowKey<A>, reply: &Flow<A>) -> Result<bool> {
+        let open = self.find(&reply.open_key(key))?;
+        let is_its = |open: &Found<A>| {
+            open.flow.role == role::OPEN && open.flow.reply_key(&open.key) == *key
+        };
+        Ok(!open.is_some_and(|open| is_its(&open)))
+    }
+
+    fn is_lone_masq(&self, key: &FlowKey<A>) -> Result<bool> {
+        let reply = self.find(&key.answer(key.side))?;
+        Ok(!reply.is_some_and(|reply| {
+            reply.flow.role == role::REPLY && reply.flow.bits & bits::MASQUERADE != 0
+        }))
+    }
+
+    fn is_lone_unmasq(&self, key: &FlowKey<A>, unmasq: &Flow<A>) -> Result<bool> {
+        let masq = self.find(&masq_key(unmasq, key))?;
+        let is_its = |masq: &Found<A>| {
+            masq.flow.role == role::MASQ && masq.flow.unmasq_key(&masq.key) == *key
+        };
+        Ok(!masq.is_some_and(|masq| is_its(&masq)))
+    }
+}
+
+/// The key of the MASQ entry, given an UNMASQ entry and its key.
+const fn masq_key<A: Address>(unmasq: &Flow<A>, key: &FlowKey<A>) -> FlowKey<A> {
+    FlowKey {
+        source: unmasq.address,
+        destination: key.source,
+        source_port: unmasq.port,
+        destination_port: key.source_port,
+        protocol: key.protocol,
+        side: side::EGRESS,
+        pad: 0,
+    }
+}

@@ -1,0 +1,145 @@
+//! A packet under a hook of a node: what `millrace_common::packet` is generic over.
+
+use millrace_common::address::Be16;
+use millrace_common::affinity::{AffinityEntry, AffinityKey};
+use millrace_common::backend::Backend;
+use millrace_common::counters::Counter;
+use millrace_common::flow::{Flow, FlowKey};
+use millrace_common::fragment::{Fragment, FragmentKey, PARKED_BYTES, PARKED_OF_ONE};
+use millrace_common::frontend::{Frontend, FrontendKey};
+use millrace_common::node::{DeviceRow, NodeFamily, NodeRow};
+use millrace_common::packet::frame::{Checksum, Frame};
+use millrace_common::packet::tables::{Shared, Table, Tables};
+use millrace_common::row::Row;
+use millrace_common::select;
+
+use super::buffer::Buffer;
+use super::node::{InNode, Node};
+
+/// One packet at one node.
+pub struct Hook<'a> {
+    /// The packet.
+    pub frame: Buffer,
+    /// The node.
+    pub node: &'a Node,
+}
+
+impl Frame for Hook<'_> {
+    fn len(&self) -> u32 {
+        self.frame.len()
+    }
+    fn link_bytes(&self) -> u32 {
+        self.frame.link_bytes()
+    }
+    fn ethertype(&self) -> Be16 {
+        self.frame.ethertype()
+    }
+    fn device_index(&self) -> u32 {
+        self.frame.device_index()
+    }
+    fn is_for_another_host(&self) -> bool {
+        self.frame.is_for_another_host()
+    }
+    fn load<T: Row>(&self, offset: u32) -> Option<T> {
+        self.frame.load(offset)
+    }
+    fn store<T: Row>(&self, offset: u32, value: &T) -> bool {
+        self.frame.store(offset, value)
+    }
+    fn update_header_checksum(&self, offset: u32, difference: u32) -> bool {
+        self.frame.update_header_checksum(offset, difference)
+    }
+    fn update_checksum(&self, offset: u32, difference: u32, how: Checksum) -> bool {
+        self.frame.update_checksum(offset, difference, how)
+    }
+    fn resize(&self, len: u32) -> bool {
+        self.frame.resize(len)
+    }
+}
+
+impl<A: InNode> select::Tables<A> for Hook<'_> {
+    fn frontend(&self, key: &FrontendKey<A>) -> Option<Frontend> {
+        A::rows(self.node).frontends.get(key).copied()
+    }
+    fn slot(&self, index: u32) -> Option<u32> {
+        self.node.slots.get(&index).copied()
+    }
+    fn backend(&self, id: u32) -> Option<Backend<A>> {
+        A::rows(self.node).backends.get(&id).copied()
+    }
+    fn random(&self) -> u32 {
+        self.node.random.next_u32()
+    }
+    fn now_ns(&self) -> u64 {
+        self.node.now_ns.get()
+    }
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry> {
+        self.node.affinity.borrow().get(key).copied()
+    }
+    fn set_affinity(&self, key: &AffinityKey, entry: &AffinityEntry) {
+        self.node.affinity.borrow_mut().insert(*key, *entry);
+    }
+}
+
+impl<A: InNode> Tables<A> for Hook<'_> {
+    fn flow(&self, table: Table, key: &FlowKey<A>) -> Option<&Shared<Flow<A>>> {
+        A::rows(self.node).table(table).get(key)
+    }
+    fn put_flow(&self, table: Table, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+        A::rows(self.node).table(table).put(key, flow)
+    }
+    fn add_flow(&self, table: Table, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+        A::rows(self.node).table(table).add(key, flow)
+    }
+    fn remove_flow(&self, table: Table, key: &FlowKey<A>) {
+        A::rows(self.node).table(table).remove(key);
+    }
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<Fragment<A>> {
+        A::rows(self.node).fragments.borrow().get(key).copied()
+    }
+    fn set_fragment(&self, key: &FragmentKey<A>, fragment: &Fragment<A>) {
+        A::rows(self.node).fragments.borrow_mut().insert(*key, *fragment);
+    }
+    fn park(&self, key: &FragmentKey<A>) -> bool {
+        let mut parked = A::rows(self.node).parked.borrow_mut();
+        let others = parked.iter().filter(|(other, _)| other == key).count();
+        let room = others < usize::from(PARKED_OF_ONE) && self.len() as usize <= PARKED_BYTES;
+        if room {
+            parked.push((*key, self.frame.bytes()));
+        }
+        room
+    }
+    fn release(&self, key: &FragmentKey<A>) {
+        let mut parked = A::rows(self.node).parked.borrow_mut();
+        let released = parked.extract_if(.., |(other, _)| other == key).map(|(_, frame)| frame);
+        self.node.let_in.borrow_mut().extend(released);
+    }
+    fn is_source_allowed(&self, service: u32, source: A) -> bool {
+        A::rows(self.node).is_source_allowed(service, source)
+    }
+    fn is_port_in_use(&self, key: &FlowKey<A>) -> bool {
+        let socket = (key.destination, key.destination_port, key.protocol);
+        A::rows(self.node).sockets.contains(&socket)
+    }
+    fn device(&self) -> Option<DeviceRow> {
+        self.node.devices.get(&self.frame.device_index()).copied()
+    }
+    fn masquerade_address(row: &DeviceRow) -> A {
+        A::masquerade(row)
+    }
+    fn node(&self) -> Option<&NodeRow> {
+        self.node.row.as_ref()
+    }
+    fn of_node(row: &NodeRow) -> &NodeFamily<A> {
+        A::part(row)
+    }
+    fn count(&self, counter: Counter) {
+        self.node.count(counter);
+    }
+    fn count_opened(&self, service: u32) {
+        self.node.with_traffic(service, |traffic| traffic.opened += 1);
+    }
+    fn count_failed(&self, service: u32) {
+        self.node.with_traffic(service, |traffic| traffic.failed += 1);
+    }
+}

@@ -1,0 +1,137 @@
+//! A node twice: its hooks run by the kernel and natively, on the same packets, and never allowed to
+//! differ.
+//!
+//! Comparable are verdicts (as far as they can be seen), bytes, rows and counters. Not comparable
+//! are time and chance. The native clock is set to the kernel's before every packet, and stamps of
+//! now are taken for equal. Chance is taken out of the cluster: every list has one backend, and
+//! there is one port to masquerade with, so that every random choice has one outcome.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use millrace_common::counters::Counter;
+use millrace_common::packet::frame::Verdict;
+use millrace_common::packet::{comes_in, goes_out};
+
+use super::buffer::Buffer;
+use super::hook::Hook;
+use super::kernel::{Kernel, Program, Seen};
+use super::node::Node;
+use super::rows::{differences, forget_moments};
+
+/// A node, native and perhaps in the kernel.
+pub struct Pair {
+    /// Native.
+    pub node: Node,
+    kernel: Option<Kernel>,
+    /// What the kernel had counted when the native node had counted nothing.
+    before: BTreeMap<u32, u64>,
+}
+
+/// What became of a packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The packet.
+    pub frame: Vec<u8>,
+}
+
+impl Pair {
+    /// Native only.
+    pub fn native(node: Node) -> Self {
+        Self { node, kernel: None, before: BTreeMap::new() }
+    }
+
+    /// Both.
+    pub fn load(node: Node) -> Result<Self> {
+        let kernel = Kernel::load()?;
+        kernel.load_rows(&node)?;
+        let mut pair = Self { node, kernel: Some(kernel), before: BTreeMap::new() };
+        pair.forget()?;
+        Ok(pair)
+    }
+
+    /// Run a packet through a hook of the node, natively and, if it is there, in the kernel, which
+    /// must agree.
+    pub fn run(&self, program: Program, device: u32, frame: &[u8]) -> Result<Outcome> {
+        self.node.now_ns.set(monotonic_ns()?);
+        let ours = run_native(&self.node, program, device, frame.to_vec());
+        let Some(kernel) = &self.kernel else { return Ok(ours) };
+        let (seen, bytes) = kernel.run(program, device, frame)?;
+        ensure!(
+            seen == Seen::from(ours.verdict) && bytes == ours.frame,
+            "{program:?} on device {device} of\n  {frame:02x?}\nkernel {seen:?}\n  {bytes:02x?}\n\
+             native {:?}\n  {:02x?}",
+            ours.verdict,
+            ours.frame
+        );
+        Ok(ours)
+    }
+
+    /// Whether rows and counters are still the same.
+    pub fn agree(&self) -> Result<()> {
+        let Some(kernel) = &self.kernel else { return Ok(()) };
+        let now_ns = monotonic_ns()?;
+        let (mut theirs, mut ours) = (kernel.left()?, self.node.left());
+        forget_moments(&mut theirs, now_ns);
+        forget_moments(&mut ours, now_ns);
+        let rows = differences(&theirs, &ours);
+        ensure!(rows.is_empty(), "rows differ:\n{rows}");
+        let theirs = self.kernel_counted(kernel)?;
+        let ours = self.node.counted();
+        ensure!(theirs == ours, "counters differ:\nkernel {theirs:?}\nnative {ours:?}");
+        Ok(())
+    }
+
+    fn kernel_counted(&self, kernel: &Kernel) -> Result<Vec<(Counter, u64)>> {
+        let since = |(counter, count): (Counter, u64)| {
+            let before = self.before.get(&(counter as u32)).copied().unwrap_or(0);
+            (counter, count - before)
+        };
+        let counts = kernel.counted()?.into_iter().map(since);
+        Ok(counts.filter(|(_, count)| *count > 0).collect())
+    }
+
+    /// Forget what packets have left, in both.
+    pub fn forget(&mut self) -> Result<()> {
+        self.node.forget();
+        if let Some(kernel) = &self.kernel {
+            kernel.forget()?;
+            let counts = kernel.counted()?.into_iter();
+            self.before = counts.map(|(counter, count)| (counter as u32, count)).collect();
+        }
+        Ok(())
+    }
+
+    /// Change the native node's rows and have the kernel's follow.
+    pub fn change(&mut self, change: impl FnOnce(&mut Node)) -> Result<()> {
+        change(&mut self.node);
+        match &self.kernel {
+            Some(kernel) => kernel.load_rows(&self.node).context("write the changed rows"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Run a packet through a hook of a native node.
+pub fn run_native(node: &Node, program: Program, device: u32, frame: Vec<u8>) -> Outcome {
+    let frame = match program {
+        Program::In | Program::Out => Buffer::ethernet(frame, device),
+        Program::InRaw | Program::OutRaw => Buffer::raw(frame, device),
+    };
+    let hook = Hook { frame, node };
+    let verdict = match program {
+        Program::In | Program::InRaw => comes_in(&hook),
+        Program::Out | Program::OutRaw => goes_out(&hook),
+    };
+    Outcome { verdict, frame: hook.frame.into_bytes() }
+}
+
+fn monotonic_ns() -> Result<u64> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a valid clock and a live timespec.
+    let code = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    ensure!(code == 0, "CLOCK_MONOTONIC: {}", std::io::Error::last_os_error());
+    Ok(u64::try_from(time.tv_sec)? * 1_000_000_000 + u64::try_from(time.tv_nsec)?)
+}

@@ -1,0 +1,180 @@
+//! A node's rows as bytes, map by map: what is written to the kernel's maps, and what is compared.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::mem::offset_of;
+
+use millrace_common::address::{V4, V6};
+use millrace_common::affinity::{AffinityEntry, NS_PER_SEC};
+use millrace_common::flow::{Flow, FlowKey};
+use millrace_common::fragment::Fragment;
+use millrace_common::row::Row;
+
+use super::node::{InNode, Node, Rows};
+
+/// Rows of one map.
+pub type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+/// Maps by name.
+pub type Maps = BTreeMap<&'static str, Map>;
+
+/// Maps that the agent fills.
+pub const CONFIGURED: [&str; 9] = [
+    "frontends_v4",
+    "frontends_v6",
+    "backends_v4",
+    "backends_v6",
+    "source_ranges_v4",
+    "source_ranges_v6",
+    "slots",
+    "devices",
+    "node",
+];
+
+/// Maps that packets fill.
+pub const LEFT: [&str; 8] = [
+    "flows_v4",
+    "flows_v6",
+    "half_open_v4",
+    "half_open_v6",
+    "fragments_v4",
+    "fragments_v6",
+    "affinity",
+    "traffic",
+];
+
+/// A stamp no older than this, in seconds, is as good as now: kernel and test read the clock one
+/// after the other.
+const NOW_TOLERANCE_SECS: u64 = 2;
+
+impl Node {
+    /// What the agent has written.
+    pub fn configured(&self) -> Maps {
+        let mut maps = Maps::new();
+        let names = ["frontends_v4", "backends_v4", "source_ranges_v4"];
+        maps.extend(names.into_iter().zip(V4::configured(&self.v4)));
+        let names = ["frontends_v6", "backends_v6", "source_ranges_v6"];
+        maps.extend(names.into_iter().zip(V6::configured(&self.v6)));
+        maps.insert("slots", bytes(self.slots.iter()));
+        maps.insert("devices", bytes(self.devices.iter()));
+        maps.insert("node", bytes(self.row.iter().map(|row| (&0_u32, row))));
+        maps
+    }
+
+    /// What packets have left.
+    pub fn left(&self) -> Maps {
+        let mut maps = Maps::new();
+        let names = ["flows_v4", "half_open_v4", "fragments_v4"];
+        maps.extend(names.into_iter().zip(V4::left(&self.v4)));
+        let names = ["flows_v6", "half_open_v6", "fragments_v6"];
+        maps.extend(names.into_iter().zip(V6::left(&self.v6)));
+        maps.insert("affinity", bytes(self.affinity.borrow().iter()));
+        maps.insert("traffic", bytes(self.traffic.borrow().iter()));
+        maps
+    }
+}
+
+/// The rows that go by a family's addresses, of which bytes can be had.
+pub trait Rowed: InNode {
+    /// Frontends, backends, source ranges.
+    fn configured(rows: &Rows<Self>) -> [Map; 3];
+    /// Established flows, half-open flows, fragments.
+    fn left(rows: &Rows<Self>) -> [Map; 3];
+}
+
+macro_rules! rowed {
+    ($family:ty) => {
+        impl Rowed for $family {
+            fn configured(rows: &Rows<Self>) -> [Map; 3] {
+                let ranges = rows.source_ranges.iter().map(|range| (range, &1_u32));
+                [bytes(rows.frontends.iter()), bytes(rows.backends.iter()), bytes(ranges)]
+            }
+            fn left(rows: &Rows<Self>) -> [Map; 3] {
+                let fragments = rows.fragments.borrow();
+                let (flows, half_open) = (rows.flows.rows(), rows.half_open.rows());
+                [bytes(flows.iter()), bytes(half_open.iter()), bytes(fragments.iter())]
+            }
+        }
+    };
+}
+
+rowed!(V4);
+rowed!(V6);
+
+fn bytes<'a, K: Row, V: Row>(rows: impl Iterator<Item = (&'a K, &'a V)>) -> Map {
+    rows.map(|(key, value)| (key.as_bytes().to_vec(), value.as_bytes().to_vec())).collect()
+}
+
+/// Where a map's values have stamps in seconds.
+fn stamps(map: &str) -> Vec<usize> {
+    match map {
+        "flows_v4" | "half_open_v4" => {
+            vec![offset_of!(Flow<V4>, last_used_secs), offset_of!(Flow<V4>, since_secs)]
+        }
+        "flows_v6" | "half_open_v6" => {
+            vec![offset_of!(Flow<V6>, last_used_secs), offset_of!(Flow<V6>, since_secs)]
+        }
+        "fragments_v4" => vec![offset_of!(Fragment<V4>, since_secs)],
+        "fragments_v6" => vec![offset_of!(Fragment<V6>, since_secs)],
+        _ => Vec::new(),
+    }
+}
+
+/// Make stamps that are as good as now the same.
+pub fn forget_moments(maps: &mut Maps, now_ns: u64) {
+    let now_secs = now_ns / NS_PER_SEC;
+    for (name, map) in maps {
+        for value in map.values_mut() {
+            for at in stamps(name) {
+                let stamp = &mut value[at..at + 4];
+                let secs = u32::from_bytes(stamp).unwrap_or_default();
+                if now_secs.abs_diff(u64::from(secs)) <= NOW_TOLERANCE_SECS {
+                    stamp.copy_from_slice(&u32::MAX.to_ne_bytes());
+                }
+            }
+            if *name == "affinity" {
+                let stamp = &mut value[offset_of!(AffinityEntry, last_used_ns)..];
+                let ns = u64::from_bytes(stamp).unwrap_or_default();
+                if now_ns.abs_diff(ns) <= NOW_TOLERANCE_SECS * NS_PER_SEC {
+                    stamp.copy_from_slice(&u64::MAX.to_ne_bytes());
+                }
+            }
+        }
+    }
+}
+
+/// What differs, for people; empty if nothing does.
+pub fn differences(kernel: &Maps, native: &Maps) -> String {
+    let mut text = String::new();
+    let nothing = Map::new();
+    for name in kernel.keys().chain(native.keys().filter(|name| !kernel.contains_key(*name))) {
+        let (left, right) =
+            (kernel.get(name).unwrap_or(&nothing), native.get(name).unwrap_or(&nothing));
+        let keys = left.keys().chain(right.keys().filter(|key| !left.contains_key(*key)));
+        for key in keys.filter(|key| left.get(*key) != right.get(*key)) {
+            let (ours, theirs) = (left.get(key), right.get(key));
+            let _ = writeln!(text, "{name}[{}]:", describe_key(name, key));
+            let _ = writeln!(text, "  kernel {}", describe(name, ours));
+            let _ = writeln!(text, "  native {}", describe(name, theirs));
+        }
+    }
+    text
+}
+
+fn describe_key(map: &str, key: &[u8]) -> String {
+    let (v4, v6) = (FlowKey::<V4>::from_bytes(key), FlowKey::<V6>::from_bytes(key));
+    match (map, v4, v6) {
+        ("flows_v4" | "half_open_v4", Some(key), _) => format!("{key:?}"),
+        ("flows_v6" | "half_open_v6", _, Some(key)) => format!("{key:?}"),
+        _ => format!("{key:02x?}"),
+    }
+}
+
+fn describe(map: &str, value: Option<&Vec<u8>>) -> String {
+    let Some(value) = value else { return "has none".to_owned() };
+    let (v4, v6) = (Flow::<V4>::from_bytes(value), Flow::<V6>::from_bytes(value));
+    match (map, v4, v6) {
+        ("flows_v4" | "half_open_v4", Some(flow), _) => format!("{flow:?}"),
+        ("flows_v6" | "half_open_v6", _, Some(flow)) => format!("{flow:?}"),
+        _ => format!("{value:02x?}"),
+    }
+}
