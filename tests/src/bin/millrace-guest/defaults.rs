@@ -13,7 +13,7 @@ use millrace_tests::manifest::{self, Endpoint, Service, Slice};
 use millrace_tests::privileges;
 use millrace_tests::probe::Server;
 use millrace_tests::wait;
-use millrace_tests::world::{Client, SMALL_MAPS, TARGET_PORT, cluster_ip, reach, reach_by};
+use millrace_tests::world::{Client, TARGET_PORT, cluster_ip, reach, reach_by};
 use serde_json::json;
 
 use crate::{CAPABILITIES, machine};
@@ -31,15 +31,33 @@ const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// After SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves a Service of the machine itself, then leaves.
-pub fn whole_machine() -> Result<()> {
+/// Serves a Service of the machine itself, then leaves. It may not lock more memory than a login:
+/// where maps count as such, it is given the right to raise that, after it was seen to ask for it.
+pub fn whole_machine(kernel: (u32, u32)) -> Result<()> {
     let place = Place::machine()?;
     prepare(&place)?;
     let mut command = millrace(RUN)?;
     machine::lock_little(&mut command);
+    if kernel < COUNTED_BY_CGROUP {
+        asks_for_memory()?;
+    } else {
+        privileges::limit(&mut command, CAPABILITIES);
+    }
     let served = serve(&place, command);
     // Also after a failure, for what comes next to begin from nothing.
     served.and(operate(&["cleanup"]))
+}
+
+/// With three capabilities it cannot start, and names what would help.
+fn asks_for_memory() -> Result<()> {
+    let mut command = millrace(RUN)?;
+    machine::lock_little(&mut command);
+    privileges::limit(&mut command, CAPABILITIES);
+    let output = command.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(1), "{}: {said}", output.status);
+    ensure!(said.contains("CAP_SYS_RESOURCE"), "it does not say what would help: {said}");
+    Ok(())
 }
 
 fn serve(place: &Place, mut command: Command) -> Result<()> {
@@ -55,25 +73,6 @@ fn serve(place: &Place, mut command: Command) -> Result<()> {
     operate(&["status"])?;
     agent.stop()?;
     reach_by(Client::Tcp, place, cluster_ip(Families::Dual.primary(), SERVICE), &[NAME])
-}
-
-/// The three capabilities, and no right to lock more memory than a login: below Linux 5.11 maps
-/// count as such, and the agent says what would help. After [`whole_machine`].
-pub fn little_locked_memory(kernel: (u32, u32)) -> Result<()> {
-    let mut command = millrace(&[RUN, SMALL_MAPS].concat())?;
-    machine::lock_little(&mut command);
-    privileges::limit(&mut command, CAPABILITIES);
-    if kernel < COUNTED_BY_CGROUP {
-        let output = command.output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.code() == Some(1), "{}: {said}", output.status);
-        ensure!(said.contains("CAP_SYS_RESOURCE"), "it does not say what would help: {said}");
-        return Ok(());
-    }
-    let mut agent = Running(command.spawn().context("start the agent")?);
-    let started = agent.wait_ready().and_then(|()| agent.stop());
-    drop(agent);
-    started.and(operate(&["cleanup"]))
 }
 
 /// Addresses and objects.
