@@ -20,6 +20,7 @@ use millrace_common::counters::Counter;
 use millrace_common::packet::frame::Verdict;
 use millrace_common::row::Row;
 
+use super::build::ETHERNET;
 use super::node::Node;
 use super::rows::{LEFT, Map, Maps};
 use crate::lab::system;
@@ -127,6 +128,17 @@ impl Kernel {
             kernel.maps.insert(name, fd);
         }
         Ok(kernel)
+    }
+
+    /// Whether the kernel can be given a frame: it refuses IP packets shorter than their header.
+    pub fn takes(frame: &[u8]) -> bool {
+        let header = match frame.get(12..14) {
+            Some([0x08, 0x00]) => 20,
+            Some([0x86, 0xdd]) => 40,
+            Some(_) => 0,
+            None => return false,
+        };
+        frame.len() >= ETHERNET + header
     }
 
     /// Run a frame through a program.
