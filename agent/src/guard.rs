@@ -2,7 +2,8 @@
 //! (`ebpf/src/socket/guard.rs`).
 //!
 //! It costs every packet of the node something, so it is attached only while there is something to
-//! guard: a frontend whose policy says "drop", or a connected UDP socket whose backend is gone.
+//! guard: a frontend that drops clients on this node (a Local policy with nothing here, source
+//! ranges without the node), or a connected UDP socket whose backend is gone.
 
 use std::path::Path;
 
@@ -39,7 +40,7 @@ impl Guard {
         self.looks = LOOKS;
     }
 
-    /// Bring the guard to where it is needed. `drops`: a frontend's policy says "drop".
+    /// Bring the guard to where it is needed. `drops`: a frontend drops clients on this node.
     pub fn mind(&mut self, object: &Object, pins: &Pins, cgroup: &Path, drops: bool) -> Result<()> {
         let attached = match self.attached {
             Some(attached) => attached,

@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use millrace::bpf::object::FlowCapacity;
+use millrace::bpf::packet::Means;
 use millrace::ctl::{self, Output};
 use millrace::plan::op::Capacity;
 use millrace::run::{self, Config, Source};
-use millrace::settings::Policy;
+use millrace::settings::flags::PolicyFlags;
 use tracing_subscriber::EnvFilter;
 
 /// What is logged unless `MILLRACE_LOG` says otherwise. The client's own lines repeat at every
@@ -99,12 +100,22 @@ struct RunArgs {
     /// Frontends (address and port) there is room for, of each IP family.
     #[arg(long, value_name = "ROWS", default_value_t = Capacity::default().frontends)]
     max_frontends: u32,
+    /// Prefixes of loadBalancerSourceRanges there is room for, of each IP family; every port of a
+    /// Service has its own.
+    #[arg(long, value_name = "ROWS", default_value_t = Capacity::default().sources)]
+    max_source_ranges: u32,
     /// Entries for established flows there is room for, of each IP family (a flow takes 2 to 4).
     #[arg(long, value_name = "ROWS", default_value_t = FlowCapacity::default().established)]
     max_flows: u32,
     /// Entries for flows that were not answered yet, likewise.
     #[arg(long, value_name = "ROWS", default_value_t = FlowCapacity::default().half_open)]
     max_half_open: u32,
+    /// How programs are attached to devices: auto (tcx links where the kernel has them, Linux 6.6),
+    /// tcx, clsact (filters).
+    #[arg(long, value_name = "auto|tcx|clsact", default_value = "auto")]
+    device_hooks: String,
+    #[command(flatten)]
+    policy: PolicyFlags,
 }
 
 fn main() -> ExitCode {
@@ -167,6 +178,7 @@ impl RunArgs {
             backends: self.max_backends,
             slots: self.max_slots,
             frontends: self.max_frontends,
+            sources: self.max_source_ranges,
         };
         let flows = FlowCapacity { established: self.max_flows, half_open: self.max_half_open };
         for (flag, rows) in [
@@ -174,6 +186,7 @@ impl RunArgs {
             ("--max-backends", capacity.backends),
             ("--max-slots", capacity.slots),
             ("--max-frontends", capacity.frontends),
+            ("--max-source-ranges", capacity.sources),
             ("--max-flows", flows.established),
             ("--max-half-open", flows.half_open),
         ] {
@@ -188,7 +201,13 @@ impl RunArgs {
             bpffs: self.bpffs,
             capacity,
             flows,
-            policy: Policy::default(),
+            policy: self.policy.policy()?,
+            device_hooks: match self.device_hooks.as_str() {
+                "auto" => None,
+                "tcx" => Some(Means::Tcx),
+                "clsact" => Some(Means::Clsact),
+                other => bail!("--device-hooks {other}: write auto, tcx or clsact"),
+            },
         })
     }
 }

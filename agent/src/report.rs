@@ -29,8 +29,14 @@ pub struct Report {
     pub ops: u64,
     /// Rounds that failed since the start.
     pub failed_rounds: u64,
+    /// Sockets are not translated: the operator said so.
+    pub sockets_off: bool,
+    /// By what means programs are attached to devices.
+    pub device_hooks: String,
     /// Hooks that were found without our program, and mended.
     pub repaired_hooks: u64,
+    /// The same for hooks of devices.
+    pub repaired_device_hooks: u64,
     /// Services that are not served as asked, or not at all.
     pub conditions: Vec<Condition>,
     /// Conditions that did not fit in here.

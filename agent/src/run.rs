@@ -2,9 +2,7 @@
 //!
 //! The kernel goes on by itself: whatever happens here, what is pinned keeps translating.
 
-use std::io;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
@@ -13,16 +11,19 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::apply::Reconciler;
-use crate::bpf::attach::{self, HookState};
+use crate::bpf::environment;
 use crate::bpf::object::{FlowCapacity, Object, Settings};
+use crate::bpf::packet::Means;
 use crate::bpf::pins::{Lock, Pins};
-use crate::bpf::{attach::Attached, environment};
-use crate::guard::Guard;
+use crate::devices::Device;
+use crate::flows::Sweeper;
 use crate::model::Model;
 use crate::net;
+use crate::packet_path::{Facts, PacketPath};
 use crate::plan::op::Capacity;
 use crate::report::{Condition, Report, Severity};
 use crate::settings::Policy;
+use crate::socket_path::SocketPath;
 use crate::source::kube::KubeConfig;
 use crate::source::{self, EVENT_QUEUE_EVENTS, Event};
 
@@ -73,6 +74,8 @@ pub struct Config {
     pub flows: FlowCapacity,
     /// What is served, and how.
     pub policy: Policy,
+    /// By what means programs are attached to devices; none: the best that the kernel has.
+    pub device_hooks: Option<Means>,
 }
 
 /// Run until SIGTERM or SIGINT.
@@ -80,8 +83,9 @@ pub async fn run(config: Config) -> Result<()> {
     let source = open_source(&config).await?;
     let mut agent = Agent::start(&config)?;
     let (events, mut queue) = mpsc::channel(EVENT_QUEUE_EVENTS);
-    let (addresses, mut node_addresses) = watch::channel(None);
-    let mut follower = tokio::spawn(net::addresses::follow(addresses));
+    let (found, mut devices) = watch::channel(None);
+    let mut follower = tokio::spawn(net::devices::follow(found));
+    let mut packet_outcomes = agent.packet_path.outcomes();
     let mut watcher = tokio::spawn(watch_source(source, config.node_name, events));
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -100,14 +104,14 @@ pub async fn run(config: Config) -> Result<()> {
                     agent.take(event);
                 }
             }
-            Ok(()) = node_addresses.changed() => {
-                if let Some(addresses) = node_addresses.borrow_and_update().clone() {
-                    agent.knows_addresses = true;
-                    agent.model.set_node_addresses(addresses);
-                }
+            Ok(()) = devices.changed() => {
+                let found = devices.borrow_and_update().clone();
+                found.into_iter().for_each(|devices| agent.take_devices(devices));
             }
+            // What it was is read where it is needed.
+            Ok(()) = packet_outcomes.changed() => agent.news = true,
             ended = &mut watcher => bail_on(ended, "the source of Services")?,
-            ended = &mut follower => bail_on(ended, "the watch over the node's addresses")?,
+            ended = &mut follower => bail_on(ended, "the watch over the node's devices")?,
         }
         agent.reconcile();
     }
@@ -169,9 +173,6 @@ async fn watch_source(
     }
 }
 
-/// The state of every hook.
-type Hooks = Vec<(&'static str, HookState)>;
-
 /// Wait for the present owner to go: one that was killed may take a while to be gone.
 fn become_owner(pins: &Pins) -> Result<Lock> {
     let begun = Instant::now();
@@ -200,19 +201,17 @@ struct Agent {
     reconciler: Reconciler,
     object: Object,
     pins: Pins,
-    cgroup_root: PathBuf,
+    socket_path: SocketPath,
+    packet_path: PacketPath,
+    flows: Sweeper,
     report: Report,
     reported: Option<String>,
     /// Something happened since the last report.
     news: bool,
-    guard: Guard,
-    attached: bool,
     started: Instant,
     ticks: u64,
     swept: bool,
     knows_addresses: bool,
-    /// A look at the hooks that is under way.
-    look: Option<Receiver<io::Result<Hooks>>>,
     lock: Lock,
 }
 
@@ -236,28 +235,29 @@ impl Agent {
         };
         let mut object = Object::load(&pins, &settings)?;
         let reconciler = Reconciler::recover(&mut object.store)?;
+        let packet_path = PacketPath::new(&object, &pins, &config.policy, config.device_hooks)?;
         let mut agent = Self {
-            model: Model::new(config.node_name.clone()),
+            model: Model::new(config.node_name.clone(), config.policy.clone()),
             reconciler,
             object,
             pins,
-            report: first_report(config, &cgroup_root),
-            cgroup_root,
+            report: first_report(config, &cgroup_root, &packet_path),
+            socket_path: SocketPath::new(cgroup_root, config.policy.socket_lb),
+            packet_path,
+            flows: Sweeper::default(),
             reported: None,
             news: false,
-            guard: Guard::new(),
-            attached: false,
             started: Instant::now(),
             ticks: 0,
             swept: false,
             knows_addresses: false,
-            look: None,
             lock,
         };
         // The maps have been serving: bring their programs up to date at once. New maps are
         // attached when they are filled.
         if agent.object.adopted {
-            agent.attach()?;
+            agent.socket_path.attach(&agent.object, &agent.pins)?;
+            agent.packet_path.start();
             // Until now the report is our predecessor's, who may have been ready.
             agent.tell();
             tracing::info!("adopted the pinned maps; the kernel never stopped serving from them");
@@ -265,28 +265,42 @@ impl Agent {
         Ok(agent)
     }
 
-    fn attach(&mut self) -> Result<()> {
-        let Attached { created, updated } =
-            attach::attach(&self.object, &self.pins, &self.cgroup_root)?;
-        self.attached = true;
-        tracing::info!(created, updated, cgroup = %self.cgroup_root.display(), "programs attached");
-        Ok(())
-    }
-
     fn take(&mut self, event: Event) {
         self.news = true;
         self.model.apply(event);
     }
 
+    fn take_devices(&mut self, devices: Vec<Device>) {
+        let known = devices.iter().flat_map(|device| &device.addresses);
+        let addresses = known.map(|known| known.address).collect();
+        self.knows_addresses = true;
+        self.model.set_node_addresses(addresses);
+        self.packet_path.set_devices(devices);
+    }
+
+    /// Whether the Node was seen, or waited for long enough.
+    fn is_node_settled(&self) -> bool {
+        self.model.is_node_listed() || self.started.elapsed() > NODE_WAIT
+    }
+
     /// Whether enough is known to plan. Half a list would take away backends that are alive, and
     /// without addresses all NodePorts would go. The Node is waited for, but not for ever.
     fn may_plan(&self) -> bool {
-        let node = self.model.is_node_listed() || self.started.elapsed() > NODE_WAIT;
-        self.model.is_synced() && self.knows_addresses && node
+        self.model.is_synced() && self.knows_addresses && self.is_node_settled()
+    }
+
+    /// Tell the packet path what it must know of this node.
+    fn update_packet_path(&mut self) {
+        self.packet_path.update(Facts {
+            node: self.model.node_facts().cloned(),
+            settled: self.is_node_settled(),
+            services: self.model.service_networks(),
+        });
     }
 
     /// Apply what is dirty.
     fn reconcile(&mut self) {
+        self.update_packet_path();
         if !self.may_plan() {
             return;
         }
@@ -329,10 +343,18 @@ impl Agent {
         if self.report.failed_rounds > 0 && self.model.has_dirty() {
             return;
         }
-        if !self.attached
-            && let Err(error) = self.attach_filled()
-        {
+        if let Err(error) = self.socket_path.attach(&self.object, &self.pins) {
             tracing::error!("cannot attach, will retry: {error:#}");
+            return;
+        }
+        self.packet_path.start();
+        self.update_packet_path();
+        if !self.packet_path.is_done() {
+            // Its outcome wakes us.
+            return;
+        }
+        if let Err(error) = self.programs_are_attached() {
+            tracing::error!("cannot put the new programs in force, will retry: {error:#}");
             return;
         }
         self.mind_guard();
@@ -344,14 +366,13 @@ impl Agent {
         give_back_memory();
     }
 
-    /// New maps are filled: put the programs that use them behind the hooks, then give the maps
-    /// their names.
-    fn attach_filled(&mut self) -> Result<()> {
-        self.attach()?;
+    /// The programs behind the hooks use the new maps: give those their names. Sockets that are to
+    /// be left alone were served until now.
+    fn programs_are_attached(&self) -> Result<()> {
         if self.pins.new_maps().exists() {
             self.pins.promote_new_maps().context("put the new maps in force")?;
         }
-        Ok(())
+        self.socket_path.leave_if_off(&self.pins)
     }
 
     fn tick(&mut self) {
@@ -362,10 +383,13 @@ impl Agent {
         if self.ticks.is_multiple_of(RETRY_REFUSED_TICKS) {
             self.reconciler.retry_refused(&mut self.model);
         }
-        self.mend_hooks();
+        let mended = self.socket_path.mend_hooks(&self.object, &self.pins);
+        self.news |= mended > 0;
+        self.report.repaired_hooks += mended;
+        self.news |= self.flows.tick(&self.object.store.flows);
         if self.ticks.is_multiple_of(HOUSEKEEPING_TICKS) {
             if self.report.ready {
-                self.look_at_hooks();
+                self.socket_path.look_at_hooks(&self.pins);
             }
             if std::mem::replace(&mut self.news, false) {
                 self.tell();
@@ -375,59 +399,14 @@ impl Agent {
     }
 
     fn mind_guard(&mut self) {
-        if self.reconciler.take_udp_gone() {
-            self.guard.backend_gone();
-        }
-        let drops = self.reconciler.drops();
-        if let Err(error) = self.guard.mind(&self.object, &self.pins, &self.cgroup_root, drops) {
-            tracing::error!("cannot tend the guard, will retry: {error:#}");
-        }
-    }
-
-    /// Asking the kernel about a link takes its cgroup mutex, which others hold for seconds when
-    /// pods come and go: changes must not wait for that, so the loop does not.
-    fn look_at_hooks(&mut self) {
-        if self.look.is_some() {
-            return;
-        }
-        let (sender, receiver) = channel();
-        let pins = self.pins.clone();
-        tokio::task::spawn_blocking(move || {
-            // Nobody listens any more when we stop.
-            let _ = sender.send(attach::hooks(&pins));
-        });
-        self.look = Some(receiver);
-    }
-
-    /// Someone may detach our programs or unpin our links; traffic must not wait for a restart.
-    fn mend_hooks(&mut self) {
-        let found = match self.look.as_ref().map(Receiver::try_recv) {
-            None | Some(Err(TryRecvError::Empty)) => return,
-            Some(found) => found,
-        };
-        self.look = None;
-        let broken = match found.unwrap_or_else(|error| Err(io::Error::other(error))) {
-            Ok(hooks) => hooks
-                .into_iter()
-                .filter(|(_, state)| !matches!(state, HookState::Attached(_)))
-                .map(|(name, _)| name)
-                .collect::<Vec<_>>(),
-            Err(error) => return tracing::error!("cannot look at the hooks: {error}"),
-        };
-        if broken.is_empty() {
-            return;
-        }
-        tracing::warn!(hooks = broken.join(", "), "someone removed our programs: attaching again");
-        self.news = true;
-        match self.attach() {
-            Ok(()) => self.report.repaired_hooks += broken.len() as u64,
-            Err(error) => tracing::error!("cannot mend the hooks: {error:#}"),
-        }
+        let (gone, drops) = (self.reconciler.take_udp_gone(), self.reconciler.drops());
+        self.socket_path.mind_guard(&self.object, &self.pins, gone, drops);
     }
 
     /// Write the report, if it says anything new.
     fn tell(&mut self) {
         self.report.conditions = self.conditions();
+        self.report.repaired_device_hooks = self.packet_path.repaired();
         let json = self.report.to_json();
         if self.reported.as_ref() == Some(&json) {
             return;
@@ -454,10 +433,14 @@ impl Agent {
             conflicts.map(|(name, message)| warning(format!("Service {name}"), message));
         let objects = self.model.conditions();
         let objects = objects.into_iter().map(|(about, message)| warning(about, &message));
-        refused.chain(conflicts).chain(objects).collect()
+        let packets = self.packet_path.conditions();
+        let packets = packets.into_iter().map(|(about, message)| warning(about, &message));
+        let flows = self.flows.conditions();
+        refused.chain(conflicts).chain(objects).chain(packets).chain(flows).collect()
     }
 
     fn leave(&mut self) {
+        self.packet_path.stop();
         self.tell();
         self.lock.release();
         tracing::info!("stopping; what is pinned keeps serving");
@@ -470,7 +453,11 @@ fn give_back_memory() {
     unsafe { libmimalloc_sys::mi_collect(true) };
 }
 
-fn first_report(config: &Config, cgroup_root: &std::path::Path) -> Report {
+fn first_report(
+    config: &Config,
+    cgroup_root: &std::path::Path,
+    packet_path: &PacketPath,
+) -> Report {
     let source = match &config.source {
         Source::Manifests(directory) => format!("manifests in {}", directory.display()),
         Source::Kubernetes { kubeconfig: Some(path), api_server: None } => {
@@ -485,6 +472,8 @@ fn first_report(config: &Config, cgroup_root: &std::path::Path) -> Report {
         node_name: config.node_name.clone(),
         source,
         cgroup_root: cgroup_root.display().to_string(),
+        sockets_off: !config.policy.socket_lb,
+        device_hooks: packet_path.means().name().to_owned(),
         started_at: SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default()

@@ -1,5 +1,9 @@
 //! What an operator decides about the packet path and about what is served. Pure: parsed at the
-//! edges, used by the model, by device following and by the rows of the `node` map.
+//! edges ([`flags`], [`parse`]), used by the model, by device following and by the rows of the
+//! `node` map.
+
+pub mod flags;
+pub mod parse;
 
 use ipnetwork::IpNetwork;
 

@@ -55,47 +55,49 @@ pub enum Counter {
     PassedHeaders = 22,
     /// Left as it is: a fragment whose first one was not ours, or was not seen.
     PassedFragment = 23,
+    /// Kept until the first fragment comes; then it comes in again, and is counted again.
+    FragmentParked = 24,
     /// Answered with a TCP reset or ICMP port unreachable: the frontend has no backend.
-    RejectedNoBackend = 24,
+    RejectedNoBackend = 25,
     /// Answered likewise: a ClusterIP, but none of its ports.
-    RejectedNoPort = 25,
+    RejectedNoPort = 26,
     /// Dropped: Local policy, no backend on this node.
-    DroppedPolicy = 26,
+    DroppedPolicy = 27,
     /// Dropped: in a ServiceCIDR, but no ClusterIP.
-    DroppedUnallocated = 27,
+    DroppedUnallocated = 28,
     /// Dropped: the source is in none of loadBalancerSourceRanges.
-    DroppedSource = 28,
+    DroppedSource = 29,
     /// Dropped: the device has no address to masquerade with.
-    DroppedNoAddress = 29,
+    DroppedNoAddress = 30,
     /// Dropped: no free port to masquerade with.
-    DroppedNoPort = 30,
+    DroppedNoPort = 31,
     /// Dropped: SCTP whose port would have to change, and its CRC32c with it.
-    DroppedSctpPort = 31,
+    DroppedSctpPort = 32,
     /// Dropped: a new flow could not be remembered.
-    DroppedNoRoom = 32,
+    DroppedNoRoom = 33,
     /// Dropped: a slot or backend row is missing or of another service, or the packet could not be written.
-    DroppedBroken = 33,
+    DroppedBroken = 34,
 
     // What happened besides.
     /// A new flow.
-    FlowOpened = 34,
+    FlowOpened = 35,
     /// A flow was answered and moved to the table whose entries are never evicted.
-    FlowEstablished = 35,
+    FlowEstablished = 36,
     /// A flow was answered but stays where it may be evicted: the table is full.
-    FlowTableFull = 36,
-    /// A UDP flow moved to another backend because its own is gone.
-    FlowRepicked = 37,
+    FlowTableFull = 37,
+    /// A flow's client goes to another backend because its own is gone.
+    FlowRepicked = 38,
     /// A client port was changed because two flows would have been one.
-    PortRemapped = 38,
+    PortRemapped = 39,
     /// A port for masquerading was taken, another was tried.
-    PortRetried = 39,
+    PortRetried = 40,
     /// An answer was sent by the uplink its request came in by, not the one it was routed to.
-    AnswerRedirected = 40,
+    AnswerRedirected = 41,
 }
 
 impl Counter {
     /// All of them, in the order of their rows.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 42] = [
         Self::Translated,
         Self::RefusedNoBackend,
         Self::DroppedNoLocalBackend,
@@ -120,6 +122,7 @@ impl Counter {
         Self::PassedMalformed,
         Self::PassedHeaders,
         Self::PassedFragment,
+        Self::FragmentParked,
         Self::RejectedNoBackend,
         Self::RejectedNoPort,
         Self::DroppedPolicy,
@@ -172,6 +175,7 @@ impl Counter {
             Self::PassedMalformed => "passed_malformed",
             Self::PassedHeaders => "passed_headers",
             Self::PassedFragment => "passed_fragment",
+            Self::FragmentParked => "fragment_parked",
             Self::RejectedNoBackend => "rejected_no_backend",
             Self::RejectedNoPort => "rejected_no_port",
             Self::DroppedPolicy => "dropped_local_policy",

@@ -89,6 +89,8 @@ pub struct Target<A> {
     pub address: A,
     /// Port.
     pub port: Be16,
+    /// The service port it serves.
+    pub service: u32,
     /// Whether affinity chose it.
     pub by_affinity: bool,
 }
@@ -209,6 +211,7 @@ fn target<A: Address>(id: u32, backend: &Backend<A>, by_affinity: bool) -> Targe
         generation: backend.generation,
         address: backend.address,
         port: backend.port,
+        service: backend.service,
         by_affinity,
     }
 }

@@ -147,8 +147,14 @@ fn a_frontend_forwards_to_a_backend_with_all_it_takes_to_remember_it() {
     let world = World::new(3, 0);
     let target = chosen(world.select_towards(2));
     let row = backend(2);
-    let expected =
-        Target { id: 2, generation: 1, address: row.address, port: row.port, by_affinity: false };
+    let expected = Target {
+        id: 2,
+        generation: 1,
+        address: row.address,
+        port: row.port,
+        service: SERVICE,
+        by_affinity: false,
+    };
     assert_eq!(target, expected);
     assert!(world.affinity.borrow().is_empty(), "no affinity, nothing remembered");
 }

@@ -9,7 +9,7 @@ use millrace_common::affinity::{AffinityEntry, AffinityKey};
 use millrace_common::backend::Backend;
 use millrace_common::counters;
 use millrace_common::flow::{Flow, FlowKey};
-use millrace_common::fragment::{Fragment, FragmentKey};
+use millrace_common::fragment::{Fragment, FragmentKey, Parked, ParkedKey};
 use millrace_common::frontend::{Frontend, FrontendKey};
 use millrace_common::node::{DeviceRow, NodeRow, SourceNet};
 use millrace_common::peer::{PEER_SLOTS, Peer, PeerSlot, UdpPeers};
@@ -83,6 +83,14 @@ pub static FRAGMENTS_V4: LruHashMap<FragmentKey<V4>, Fragment<V4>, 4_096> = LruH
 /// As `fragments_v4`, IPv6.
 #[btf_map(name = "fragments_v6")]
 pub static FRAGMENTS_V6: LruHashMap<FragmentKey<V6>, Fragment<V6>, 4_096> = LruHashMap::new();
+
+/// Fragments that overtook the first one of their datagram, of both families.
+#[btf_map(name = "parked")]
+pub static PARKED: LruHashMap<ParkedKey, Parked, 256> = LruHashMap::new();
+
+/// Frames on their way to and from `parked`; too large for a program's stack.
+#[btf_map(name = "scratch")]
+pub static SCRATCH: PerCpuArray<Parked, 2> = PerCpuArray::new();
 
 /// `loadBalancerSourceRanges`, IPv4.
 #[btf_map(name = "source_ranges_v4")]

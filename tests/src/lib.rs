@@ -3,7 +3,8 @@
 //! A test tells one story with these pieces, in this order: build a cluster out of network
 //! namespaces ([`lab`]), write Kubernetes objects into the nodes' directories ([`manifest`]), run
 //! an agent on each node ([`agent`]), put servers into pods and dial them ([`probe`]), and wait
-//! for a condition instead of sleeping ([`wait`]).
+//! for a condition instead of sleeping ([`wait`]). [`wire`] is for packets that no socket sends
+//! or sees.
 //!
 //! [`apiserver`] is a Kubernetes API for the tests of the agent's source. [`packet`] is for those
 //! of the packet path that need no network: frames in, verdicts and frames out.
@@ -19,4 +20,5 @@ pub mod packet;
 pub mod privileges;
 pub mod probe;
 pub mod wait;
+pub mod wire;
 pub mod world;

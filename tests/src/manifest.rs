@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
-use crate::lab::{Family, Node};
+use crate::lab::{Family, Node, address};
 
 /// Label that names a node's zone.
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
@@ -160,6 +160,12 @@ impl Service {
         self.spec()["type"] = json!("LoadBalancer");
         let ingress = json!({ "ip": address, "ipMode": mode });
         push(&mut self.0["status"]["loadBalancer"], "ingress", ingress);
+        self
+    }
+
+    /// The networks that may use its load balancer's addresses.
+    pub fn source_ranges(mut self, ranges: &[String]) -> Self {
+        self.spec()["loadBalancerSourceRanges"] = json!(ranges);
         self
     }
 
@@ -314,6 +320,17 @@ pub fn node(node: &Node, families: &[Family], zone: Option<&str>) -> Value {
         "metadata": { "name": node.name(), "labels": labels },
         "spec": { "podCIDR": cidrs[0], "podCIDRs": cidrs },
         "status": { "addresses": addresses },
+    })
+}
+
+/// The range that ClusterIPs are given from.
+pub fn service_cidr(families: &[Family]) -> Value {
+    let cidrs: Vec<&str> = families.iter().map(|&f| address::service_cidr(f)).collect();
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": { "name": "kubernetes" },
+        "spec": { "cidrs": cidrs },
     })
 }
 

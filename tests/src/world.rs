@@ -92,6 +92,13 @@ impl World {
         Ok(world)
     }
 
+    /// The same without zones; the agents get these further arguments.
+    pub fn with_flags(builder: Builder, flags: &[&str]) -> Result<World> {
+        let mut world = Self::without_agents(builder, &[])?;
+        world.start_agents(&[SMALL_MAPS, flags].concat())?;
+        Ok(world)
+    }
+
     /// Starts an agent with these further arguments on every node, and waits for all.
     pub fn start_agents(&mut self, arguments: &[&str]) -> Result<()> {
         for node in self.lab.nodes() {
@@ -145,6 +152,17 @@ impl World {
     pub fn agent(&mut self, node: &str) -> &mut Agent {
         let found = self.agents.get_mut(node);
         found.unwrap_or_else(|| panic!("no agent on {node}"))
+    }
+
+    /// Lets the outside client send what is for this address or prefix to a node.
+    pub fn route_to(
+        &self,
+        node: &str,
+        prefix: impl std::fmt::Display,
+        family: Family,
+    ) -> Result<()> {
+        let via = self.lab.node(node).address(family);
+        self.lab.outside().ip(&[format!("route replace {prefix} via {via}")])
     }
 
     /// Writes an object for every node.
@@ -229,13 +247,52 @@ pub fn reach_by(client: Client, place: &Place, to: SocketAddr, servers: &[&str])
         let outcomes = client.dial(place, to, count)?;
         let seen: BTreeSet<&str> = outcomes.iter().map(Outcome::who).collect();
         ensure!(seen == wanted, "it reached {seen:?}");
+        // An answer from elsewhere would do for a socket that is not connected, but not for a
+        // program that looks.
+        let stray = outcomes.iter().find(|outcome| outcome.source.is_some_and(|from| from != to));
+        ensure!(stray.is_none(), "the answer came from elsewhere: {stray:?}");
         Ok(())
     })
 }
 
+/// Waits until somebody answers clients of all kinds.
+pub fn answers(place: &Place, to: SocketAddr) -> Result<()> {
+    Client::ALL.iter().try_for_each(|client| {
+        let what = format!("{to} to answer {client:?} from {}", place.name());
+        wait::until(&what, CHANGE_TIMEOUT, || {
+            let outcome = client.dial_briefly(place, to)?;
+            if outcome.ok { Ok(()) } else { bail!("{outcome:?}") }
+        })
+    })
+}
+
+/// Waits until servers see a client at one of these addresses, whatever it dials with.
+pub fn seen_as(place: &Place, to: SocketAddr, wanted: &[IpAddr]) -> Result<()> {
+    for client in Client::ALL {
+        let what = format!("{client:?} from {} to {to} to be seen as {wanted:?}", place.name());
+        wait::until(&what, CHANGE_TIMEOUT, || {
+            let outcome = client.dial_briefly(place, to)?;
+            let seen = outcome.seen.with_context(|| format!("{outcome:?}"))?;
+            ensure!(wanted.contains(&seen.ip()), "{outcome:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 /// Waits until all kinds of clients are refused, and at once.
 pub fn refused(place: &Place, to: SocketAddr) -> Result<()> {
-    for client in Client::ALL {
+    refused_by(&Client::ALL, place, to)
+}
+
+/// Waits until clients are refused by a packet, and at once. A UDP socket that is not connected
+/// is not told.
+pub fn rejected(place: &Place, to: SocketAddr) -> Result<()> {
+    refused_by(&[Client::Tcp, Client::UdpConnected], place, to)
+}
+
+fn refused_by(clients: &[Client], place: &Place, to: SocketAddr) -> Result<()> {
+    for &client in clients {
         let what = format!("{client:?} from {} to {to} to be refused", place.name());
         wait::until(&what, CHANGE_TIMEOUT, || {
             let outcome = client.dial_briefly(place, to)?;
@@ -255,6 +312,21 @@ pub fn unreachable(place: &Place, to: SocketAddr) -> Result<()> {
         wait::until(&what, CHANGE_TIMEOUT, || {
             let outcome = client.dial_briefly(place, to)?;
             if outcome.ok { bail!("{outcome:?}") } else { Ok(()) }
+        })?;
+    }
+    Ok(())
+}
+
+/// Waits until all kinds of clients hear nothing at all: no answer, no refusal.
+pub fn silent(place: &Place, to: SocketAddr) -> Result<()> {
+    for client in Client::ALL {
+        let what = format!("{client:?} from {} to {to} to hear nothing", place.name());
+        wait::until(&what, CHANGE_TIMEOUT, || {
+            let outcome = client.dial_briefly(place, to)?;
+            // A packet dropped on its way out of the sender's own socket may be told to that.
+            let dropped = [Some("ETIMEDOUT"), Some("EPERM")].contains(&outcome.error.as_deref());
+            ensure!(dropped, "{outcome:?}");
+            Ok(())
         })?;
     }
     Ok(())

@@ -40,7 +40,7 @@ impl Lab {
         let (sender, receiver) = mpsc::channel(64);
         let task = tokio::spawn(files::watch(dir.clone(), sender));
         let mut fold = Fold::new(receiver);
-        fold.until("first look", LIMIT, |fold| fold.complete.len() == 3).await?;
+        fold.until("first look", LIMIT, |fold| fold.complete.len() == Kind::ALL.len()).await?;
         Ok(Self { dir, fold, task })
     }
     fn path(&self, name: &str) -> PathBuf {
@@ -104,11 +104,13 @@ async fn a_directory_is_read_and_followed() -> Result<()> {
         "begin Service",
         "begin EndpointSlice",
         "begin Node",
+        "begin ServiceCIDR",
         "apply Service default/a",
         "apply Node n1",
         "complete Service",
         "complete EndpointSlice",
         "complete Node",
+        "complete ServiceCIDR",
     ];
     assert_eq!(lab.fold.log, expect);
     lab.write("b.yml", &service("b", "1.1.1.2"))?;

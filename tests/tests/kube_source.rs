@@ -32,6 +32,10 @@ fn node(name: &str) -> Value {
     json!({"kind": "Node", "metadata": {"name": name}, "status": {"addresses": null}})
 }
 
+fn service_cidr(name: &str) -> Value {
+    json!({"kind": "ServiceCIDR", "metadata": {"name": name}, "spec": {"cidrs": ["10.96.0.0/12"]}})
+}
+
 /// Short times, so that a test of retries takes no minutes.
 fn timing() -> Timing {
     Timing {
@@ -63,6 +67,7 @@ impl Lab {
         let server = ApiServer::start().await?;
         server.put_all([service("a", "10.96.0.1"), service("b", "10.96.0.2"), slice("a-1", 2)]);
         server.put(node("n1"));
+        server.put(service_cidr("kubernetes"));
         let mut lab = Self::start(server, timing()).await?;
         lab.agree("first lists").await?;
         Ok(lab)
@@ -90,18 +95,15 @@ fn identity(object: &Value) -> (String, String, String) {
 }
 
 fn known_identity(object: &Object) -> (String, String, String) {
-    let version = match object {
-        Object::Service(object) => &object.metadata.resource_version,
-        Object::EndpointSlice(object) => &object.metadata.resource_version,
-        Object::Node(object) => &object.metadata.resource_version,
-    };
-    (object.kind().to_string(), object.name().name, version.clone())
+    let version = object.metadata().resource_version.clone();
+    (object.kind().to_string(), object.name().name, version)
 }
 
 #[tokio::test]
 async fn first_lists_then_changes() -> Result<()> {
     let mut lab = Lab::synced().await?;
-    let of_services: Vec<_> = lab.fold.log.iter().filter(|line| line.contains("Service")).collect();
+    let of_services = lab.fold.log.iter().filter(|line| line.contains(" Service"));
+    let of_services: Vec<_> = of_services.filter(|line| !line.contains("CIDR")).collect();
     let expect =
         ["begin Service", "apply Service default/a", "apply Service default/b", "complete Service"];
     assert_eq!(of_services, expect);
@@ -110,7 +112,7 @@ async fn first_lists_then_changes() -> Result<()> {
     lab.server.delete(Resource::Services, "default", "b");
     lab.agree("changes").await?;
     assert_eq!(lab.fold.count("delete Service default/b"), 1);
-    assert_eq!((lab.fold.count("begin"), lab.fold.conditions.len()), (3, 0));
+    assert_eq!((lab.fold.count("begin"), lab.fold.conditions.len()), (4, 0));
     drop(lab.fold);
     tokio::time::timeout(LIMIT, lab.task).await??;
     Ok(())
@@ -143,7 +145,33 @@ async fn selectors() -> Result<()> {
     };
     lab.fold.until("labels removed", LIMIT, back).await?;
     expect(&lab, Kind::Service, &["default/a", "default/b", "default/last"]);
-    assert_eq!(lab.fold.count("begin"), 3);
+    assert_eq!(lab.fold.count("begin"), 4);
+    Ok(())
+}
+
+/// ServiceCIDRs are in the API since Kubernetes 1.33.
+#[tokio::test]
+async fn an_older_api_server_has_no_service_cidrs_and_that_is_no_fault() -> Result<()> {
+    let server = ApiServer::start().await?;
+    server.lack(Resource::ServiceCidrs, true);
+    server.put(service("a", "10.96.0.1"));
+    let patient = Timing { missing_retry: Duration::from_millis(500), ..timing() };
+    let mut lab = Lab::start(server, patient).await?;
+    lab.agree("without ServiceCIDRs").await?;
+    lab.fold.during(Duration::from_secs(2)).await;
+    assert!(lab.fold.conditions.is_empty(), "{:?}", lab.fold.conditions);
+    let lists = lab.fold.count("begin ServiceCIDR");
+    assert!((2..=6).contains(&lists), "{lists} looks in 2 s");
+    // The control plane is upgraded, and rolled back.
+    lab.server.put(service_cidr("kubernetes"));
+    lab.server.lack(Resource::ServiceCidrs, false);
+    lab.agree("with ServiceCIDRs").await?;
+    lab.server.lack(Resource::ServiceCidrs, true);
+    lab.server.break_watches();
+    let none = |fold: &Fold| fold.names(Kind::ServiceCidr).is_empty();
+    lab.fold.until("none again", LIMIT, none).await?;
+    lab.fold.until("all well", LIMIT, |fold| fold.conditions.is_empty()).await?;
+    assert_eq!(lab.fold.names(Kind::Service), ["default/a"]);
     Ok(())
 }
 
@@ -225,7 +253,7 @@ async fn an_outage_is_reported_bounded_and_forgotten() -> Result<()> {
     lab.fold.until("all well", LIMIT, |fold| fold.conditions.is_empty()).await?;
     // The watch went on where it was: no new list.
     assert_eq!(lab.server.counts(Resource::Services).lists, before.lists);
-    assert_eq!(lab.fold.count("begin"), 3);
+    assert_eq!(lab.fold.count("begin"), 4);
     Ok(())
 }
 
@@ -353,7 +381,7 @@ async fn tokens_are_needed_and_bookmarks_advance() -> Result<()> {
     lab.server.put(service("b", "10.96.0.2"));
     let b = |fold: &Fold| fold.names(Kind::Service).len() == 2;
     lab.fold.until("going on", LIMIT, b).await?;
-    assert_eq!(lab.fold.count("begin"), 3);
+    assert_eq!(lab.fold.count("begin"), 4);
     Ok(())
 }
 

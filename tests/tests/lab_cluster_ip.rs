@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use millrace_tests::lab::{Builder, Family, Lab, address};
 use millrace_tests::manifest::{self, Endpoint};
 use millrace_tests::probe;
+use millrace_tests::wait::{self, CHANGE_TIMEOUT};
 use millrace_tests::world::{
     Client, TARGET_PORT, World, cluster_ip, reach, reach_by, refused, unreachable,
 };
@@ -247,6 +248,39 @@ fn be_rejected_when_no_endpoints_exist() -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[test]
+fn a_port_that_a_cluster_ip_lacks_is_refused_and_other_addresses_are_left_alone() -> Result<()> {
+    let world = World::new(two_nodes())?;
+    world.service("web", 1, &["n1/a"], |service| service.port("admin", "TCP", 81))?;
+    let far = world.service("far", 9, &["n1/a"], |service| service)?;
+    for &family in world.lab.families() {
+        for client in [&**world.lab.pod("n1", "client"), &**world.lab.node("n1")] {
+            reach(client, cluster_ip(family, 1), &["a"])?;
+            refused(client, SocketAddr::new(address::service(family, 1), 82))?;
+            // One protocol's port is not the other's.
+            let tcp_only = SocketAddr::new(address::service(family, 1), 81);
+            for kind in [Client::Udp, Client::UdpConnected] {
+                let outcome = kind.dial_briefly(client, tcp_only)?;
+                ensure!(outcome.error.as_deref() == Some("ECONNREFUSED"), "{outcome:?}");
+            }
+            // Between the two ClusterIPs, and nobody's: nothing we know of.
+            let nobodys = SocketAddr::new(address::service(family, 2), 82);
+            let outcome = Client::Tcp.dial_briefly(client, nobodys)?;
+            ensure!(outcome.error.as_deref() != Some("ECONNREFUSED"), "{outcome:?}");
+            reach(client, SocketAddr::new(world.pod_address("n1/a", family), TARGET_PORT), &["a"])?;
+        }
+    }
+    // What was a ClusterIP is none any more.
+    world.delete(&far)?;
+    let gone = SocketAddr::new(address::service(Family::V4, 9), 82);
+    let client = world.lab.pod("n1", "client");
+    wait::until("the address to be forgotten", CHANGE_TIMEOUT, || {
+        let outcome = Client::Tcp.dial_briefly(client, gone)?;
+        ensure!(outcome.error.as_deref() != Some("ECONNREFUSED"), "{outcome:?}");
+        Ok(())
+    })
 }
 
 #[test]

@@ -98,8 +98,9 @@ fn outside_client_reaches_pods_by_route() -> Result<()> {
 #[test]
 fn processes_run_in_their_pods_cgroup() -> Result<()> {
     let lab = Lab::builder().pod("n1", "a").build()?;
-    let places: [&Place; 4] =
-        [lab.pod("n1", "a"), lab.node("n1"), lab.outside(), lab.node("n1").agent_place()];
+    let vm = lab.pod("n1", "a").as_vm();
+    let places: [&Place; 5] =
+        [lab.pod("n1", "a"), lab.node("n1"), lab.outside(), lab.node("n1").agent_place(), &vm];
     for place in places {
         let output = place.command("cat").arg("/proc/self/cgroup").output()?;
         let text = String::from_utf8(output.stdout)?;
@@ -110,6 +111,7 @@ fn processes_run_in_their_pods_cgroup() -> Result<()> {
     let managed = lab.node("n1").cgroup_root();
     assert!(lab.pod("n1", "a").cgroup().starts_with(managed));
     assert!(lab.node("n1").cgroup().starts_with(managed));
+    assert!(!vm.cgroup().starts_with(managed));
     assert!(!lab.outside().cgroup().starts_with(managed));
     assert!(!lab.node("n1").agent_place().cgroup().starts_with(managed));
     Ok(())

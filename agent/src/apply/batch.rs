@@ -20,9 +20,11 @@ pub struct Batch {
 /// The steps of a plan, in order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
+    Traffic,
     Service,
     Backends,
     Slots,
+    Sources,
     Frontends,
     Leaving,
 }
@@ -55,15 +57,24 @@ impl Batch {
 }
 
 const fn is_delete(op: &Op) -> bool {
-    matches!(op, Op::Service(_, None) | Op::FrontendV4(_, None) | Op::FrontendV6(_, None))
+    matches!(
+        op,
+        Op::Service(_, None)
+            | Op::FrontendV4(_, None)
+            | Op::FrontendV6(_, None)
+            | Op::SourceV4(_, false)
+            | Op::SourceV6(_, false)
+    )
 }
 
 const fn step(op: &Op) -> Step {
     match op {
+        Op::NoTraffic(_) => Step::Traffic,
         Op::Service(..) => Step::Service,
         Op::BackendV4(_, row) => backend_step(row.state),
         Op::BackendV6(_, row) => backend_step(row.state),
         Op::Slots(..) => Step::Slots,
+        Op::SourceV4(..) | Op::SourceV6(..) => Step::Sources,
         Op::FrontendV4(..) | Op::FrontendV6(..) => Step::Frontends,
     }
 }

@@ -48,7 +48,7 @@ pub struct Reconciler {
     refused: BTreeMap<ObjectName, String>,
     /// Frontends that a service does not get, and why.
     conflicts: BTreeMap<ObjectName, Vec<String>>,
-    /// Services with a frontend whose near clients are to be dropped silently.
+    /// Services with a frontend that drops clients on this node silently.
     dropping: BTreeSet<ObjectName>,
     /// A UDP backend is gone since somebody asked.
     udp_gone: bool,
@@ -189,7 +189,8 @@ impl Reconciler {
         }
     }
 
-    /// Whether a frontend's policy says that near clients are to be dropped silently.
+    /// Whether a frontend drops clients on this node silently: its policy is Local and nothing is
+    /// here, or its source ranges do not let the node in.
     pub fn drops(&self) -> bool {
         !self.dropping.is_empty()
     }
@@ -212,9 +213,11 @@ impl Reconciler {
     }
 }
 
-/// Whether a frontend of the Service drops its near clients.
+/// Whether a frontend of the Service drops clients on this node. Sockets of pods that source ranges
+/// do not let in are the packet path's.
 fn drops(desired: &Desired) -> bool {
-    let flag = |flags: u32| flags & flags::NEAR_DROP != 0;
+    let shut_out = |flags| flags & (flags::SOURCE_RANGES | flags::NODE_ALLOWED);
+    let flag = |set: u32| set & flags::NEAR_DROP != 0 || shut_out(set) == flags::SOURCE_RANGES;
     desired.ports.iter().any(|port| {
         port.v4.frontends.iter().any(|frontend| flag(frontend.flags))
             || port.v6.frontends.iter().any(|frontend| flag(frontend.flags))

@@ -1,8 +1,8 @@
 //! Links: a program goes to its hook once, and from then on is only ever replaced in place.
 //!
 //! Detaching and attaching again would leave the hook empty for milliseconds (CVE-2023-27595 was
-//! that). Nothing here detaches but [`detach_all`], for `cleanup`, and [`detach_guard`], for a
-//! program that translates nothing.
+//! that). Nothing here detaches but [`detach_all`], for `cleanup`, [`remove_all`], for an operator who
+//! wants sockets left alone, and [`detach_guard`], for a program that translates nothing.
 
 use std::fs::File;
 use std::io;
@@ -162,6 +162,18 @@ pub fn detach_all(pins: &Pins) -> io::Result<()> {
     for (name, _) in SOCKET_HOOKS.iter().rev() {
         if let Some(link) = pins.open_link(name)? {
             sys::link_detach(link.as_fd())?;
+        }
+    }
+    Ok(())
+}
+
+/// As [`detach_all`], and remove the links' pins.
+pub fn remove_all(pins: &Pins) -> io::Result<()> {
+    detach_all(pins)?;
+    for (name, _) in SOCKET_HOOKS {
+        match std::fs::remove_file(pins.links().join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
     }
     Ok(())

@@ -12,8 +12,9 @@ use aya::programs::{
 use aya::{EbpfLoader, include_bytes_aligned};
 use aya_obj::generated::bpf_attach_type;
 
+use super::node_maps::NodeMaps;
 use super::pins::Pins;
-use super::store::{MAP_NAMES, Store};
+use super::store::{MAP_NAMES, MapError, Store};
 use super::sys::{self, MapShape};
 use crate::plan::op::Capacity;
 
@@ -74,6 +75,8 @@ impl Default for FlowCapacity {
 /// Loaded programs and the maps they use.
 pub struct Object {
     programs: BTreeMap<&'static str, OwnedFd>,
+    /// Where the maps are pinned that the programs use.
+    directory: PathBuf,
     /// The rows.
     pub store: Store,
     /// Whether the maps were there before: the kernel has been serving from them.
@@ -84,6 +87,11 @@ impl Object {
     /// A program's descriptor.
     pub fn program(&self, name: &str) -> Option<BorrowedFd<'_>> {
         self.programs.get(name).map(AsFd::as_fd)
+    }
+
+    /// The maps that say what the node and its devices are.
+    pub fn node_maps(&self) -> Result<NodeMaps, MapError> {
+        NodeMaps::open(&self.directory)
     }
 
     /// Load everything. Maps already pinned are used again if they have the shape that the settings
@@ -105,7 +113,7 @@ impl Object {
             .with_context(|| format!("create {}", directory.display()))?;
         let loaded = load_programs(&directory, settings).and_then(|programs| {
             let store = Store::open(&directory, settings.capacity)?;
-            Ok(Self { programs, store, adopted })
+            Ok(Self { programs, directory: directory.clone(), store, adopted })
         });
         if loaded.is_err() && !adopted {
             pins.forget(&directory);
@@ -152,7 +160,10 @@ fn wanted_shapes(settings: &Settings) -> Result<BTreeMap<&'static str, MapShape>
 fn max_entries(name: &str, settings: &Settings) -> Option<u32> {
     let Settings { capacity, flows, .. } = settings;
     match name {
-        "services" | "traffic" => Some(capacity.services),
+        "services" => Some(capacity.services),
+        // An array, and ids begin with 1.
+        "traffic" => Some(capacity.services.saturating_add(1)),
+        "source_ranges_v4" | "source_ranges_v6" => Some(capacity.sources),
         "slots" => Some(capacity.slots),
         "backends_v4" | "backends_v6" => Some(capacity.backends),
         "frontends_v4" | "frontends_v6" => Some(capacity.frontends),
@@ -191,10 +202,11 @@ fn load_programs(
         }
     }
     let mut ebpf = loader.load(OBJECT).with_context(|| {
-        let Capacity { services, backends, slots, frontends } = settings.capacity;
+        let Capacity { services, backends, slots, frontends, sources } = settings.capacity;
         format!(
             "load the BPF maps with --max-services {services} --max-backends {backends} \
-             --max-slots {slots} --max-frontends {frontends} (is that more than the kernel gives?)"
+             --max-slots {slots} --max-frontends {frontends} --max-source-ranges {sources} (is \
+             that more than the kernel gives?)"
         )
     })?;
     #[cfg(feature = "bpf-log")]

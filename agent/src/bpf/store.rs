@@ -1,25 +1,28 @@
 //! The rows of the pinned maps: written in batches, read back whole.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use millrace_common::address::{Address, Protocol, V4, V6};
 use millrace_common::backend::{Backend, state};
 use millrace_common::counters::Counter;
 use millrace_common::frontend::{Frontend, FrontendKey};
+use millrace_common::node::SourceKey;
 use millrace_common::peer::{Peer, PeerSlot};
 use millrace_common::row::Row;
 use millrace_common::service::{REPORT_BYTES, ServiceRow};
-use thiserror::Error;
+use millrace_common::traffic::Traffic;
 
 use super::flows::FlowStore;
+use super::map::Map;
+pub use super::map::{Cursor, MapError};
 use super::sys;
 use crate::apply::MapStore;
 use crate::plan::op::{Capacity, Op, Snapshot};
 
 /// Every map of the object that is pinned.
-pub const MAP_NAMES: [&str; 23] = [
+pub const MAP_NAMES: [&str; 25] = [
     "frontends_v4",
     "frontends_v6",
     "slots",
@@ -36,6 +39,8 @@ pub const MAP_NAMES: [&str; 23] = [
     "half_open_v6",
     "fragments_v4",
     "fragments_v6",
+    "parked",
+    "scratch",
     "source_ranges_v4",
     "source_ranges_v6",
     "devices",
@@ -45,158 +50,8 @@ pub const MAP_NAMES: [&str; 23] = [
     "report",
 ];
 
-/// Rows that one system call writes or reads, at most.
-const BATCH_ROWS: usize = 4096;
-/// How far a read's buffer may grow for a crowded hash bucket, in rows.
-const BATCH_ROWS_MAX: usize = 1 << 20;
-
-/// A map operation that failed.
-#[derive(Debug, Error)]
-#[error("{act} map {map}: {error}")]
-pub struct MapError {
-    act: &'static str,
-    map: &'static str,
-    error: io::Error,
-}
-
-/// A map by name.
-pub(super) struct Map {
-    name: &'static str,
-    fd: OwnedFd,
-}
-
-impl Map {
-    pub(super) fn open(directory: &Path, name: &'static str) -> Result<Self, MapError> {
-        let fd = sys::obj_get(&directory.join(name)).map_err(|error| MapError {
-            act: "open",
-            map: name,
-            error,
-        })?;
-        Ok(Self { name, fd })
-    }
-
-    fn error(&self, act: &'static str) -> impl FnOnce(io::Error) -> MapError {
-        let map = self.name;
-        move |error| MapError { act, map, error }
-    }
-
-    /// Write rows, [`BATCH_ROWS`] at a time.
-    fn put<K: Row, V: Row>(&self, rows: &[(K, V)]) -> Result<(), MapError> {
-        let mut keys = Vec::new();
-        let mut values = Vec::new();
-        for chunk in rows.chunks(BATCH_ROWS) {
-            if let [(key, value)] = chunk {
-                sys::map_update(self.fd.as_fd(), key.as_bytes(), value.as_bytes())
-                    .map_err(self.error("write"))?;
-                continue;
-            }
-            keys.clear();
-            values.clear();
-            for (key, value) in chunk {
-                keys.extend_from_slice(key.as_bytes());
-                values.extend_from_slice(value.as_bytes());
-            }
-            let count = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
-            sys::map_update_batch(self.fd.as_fd(), &keys, &values, count)
-                .map_err(self.error("write"))?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn delete<K: Row>(&self, key: &K) -> Result<(), MapError> {
-        sys::map_delete(self.fd.as_fd(), key.as_bytes())
-            .map(drop)
-            .map_err(self.error("delete from"))
-    }
-
-    /// Every row that `wanted` wants.
-    fn read<K: Row, V: Row>(
-        &self,
-        wanted: impl Fn(&K, &V) -> bool,
-    ) -> Result<Vec<(K, V)>, MapError> {
-        let mut rows = Vec::new();
-        self.scan(|key, value| {
-            if wanted(&key, &value) {
-                rows.push((key, value));
-            }
-        })?;
-        Ok(rows)
-    }
-
-    /// Show every row.
-    pub(super) fn scan<K: Row, V: Row>(&self, mut show: impl FnMut(K, V)) -> Result<(), MapError> {
-        let mut cursor = Cursor::default();
-        while !self.step(&mut cursor, &mut show)? {}
-        Ok(())
-    }
-
-    /// Show the next rows, some [`BATCH_ROWS`] of them, and move the cursor. True: these were the
-    /// last ones.
-    pub(super) fn step<K: Row, V: Row>(
-        &self,
-        cursor: &mut Cursor,
-        mut show: impl FnMut(K, V),
-    ) -> Result<bool, MapError> {
-        let Cursor { position, keys, values, rows } = cursor;
-        let step = loop {
-            keys.resize(*rows * size_of::<K>(), 0);
-            values.resize(*rows * size_of::<V>(), 0);
-            let count = u32::try_from(*rows).unwrap_or(u32::MAX);
-            let mut next = *position;
-            match sys::map_lookup_batch(self.fd.as_fd(), &mut next, keys, values, count) {
-                Err(error)
-                    if error.raw_os_error() == Some(libc::ENOSPC) && *rows < BATCH_ROWS_MAX =>
-                {
-                    *rows *= 2;
-                }
-                other => {
-                    *position = next;
-                    break other.map_err(self.error("read"))?;
-                }
-            }
-        };
-        let pairs = keys.chunks(size_of::<K>()).zip(values.chunks(size_of::<V>()));
-        for (key, value) in pairs.take(step.count as usize) {
-            if let (Some(key), Some(value)) = (K::from_bytes(key), V::from_bytes(value)) {
-                show(key, value);
-            }
-        }
-        if step.done {
-            *cursor = Cursor::default();
-        }
-        Ok(step.done)
-    }
-
-    /// One row.
-    pub(super) fn get<K: Row, V: Row>(&self, key: &K) -> Result<Option<V>, MapError> {
-        let mut value = vec![0; size_of::<V>()];
-        let found = sys::map_lookup(self.fd.as_fd(), key.as_bytes(), &mut value)
-            .map_err(self.error("read"))?;
-        Ok(V::from_bytes(&value).filter(|_| found))
-    }
-
-    /// How many rows it holds.
-    pub(super) fn size(&self) -> Result<u32, MapError> {
-        let shape = sys::map_shape(self.fd.as_fd()).map_err(self.error("look at"))?;
-        Ok(shape.max_entries)
-    }
-}
-
-/// Where the reading of a map stands. A hash map may change meanwhile: rows that stay are shown.
-#[derive(Debug)]
-pub struct Cursor {
-    position: Option<u32>,
-    keys: Vec<u8>,
-    values: Vec<u8>,
-    /// Rows the buffers have room for.
-    rows: usize,
-}
-
-impl Default for Cursor {
-    fn default() -> Self {
-        Self { position: None, keys: Vec::new(), values: Vec::new(), rows: BATCH_ROWS }
-    }
-}
+/// Value of every row of `source_ranges_*`.
+const ALLOWED: u32 = 1;
 
 /// The maps the agent writes and the tools read.
 pub struct Store {
@@ -206,6 +61,9 @@ pub struct Store {
     backends_v4: Map,
     backends_v6: Map,
     services: Map,
+    sources_v4: Map,
+    sources_v6: Map,
+    traffic: Map,
     peers: Map,
     counters: Map,
     report: Map,
@@ -225,6 +83,9 @@ impl Store {
             backends_v4: open("backends_v4")?,
             backends_v6: open("backends_v6")?,
             services: open("services")?,
+            sources_v4: open("source_ranges_v4")?,
+            sources_v6: open("source_ranges_v6")?,
+            traffic: open("traffic")?,
             peers: open("peers")?,
             counters: open("counters")?,
             report: open("report")?,
@@ -241,6 +102,7 @@ impl Store {
             backends: store.backends_v4.size()?,
             slots: store.slots.size()?,
             frontends: store.frontends_v4.size()?,
+            sources: store.sources_v4.size()?,
         };
         Ok(store)
     }
@@ -253,8 +115,12 @@ impl Store {
         let mut slots = Vec::new();
         let mut frontends_v4 = Vec::new();
         let mut frontends_v6 = Vec::new();
+        let mut sources_v4 = Vec::new();
+        let mut sources_v6 = Vec::new();
+        let mut traffic = Vec::new();
         for op in run {
             match op {
+                Op::NoTraffic(id) => traffic.push((*id, Traffic::default())),
                 Op::Service(id, Some(row)) => services.push((*id, *row)),
                 Op::Service(id, None) => self.services.delete(id)?,
                 Op::BackendV4(id, row) => backends_v4.push((*id, *row)),
@@ -264,12 +130,19 @@ impl Store {
                 Op::FrontendV4(key, None) => self.frontends_v4.delete(key)?,
                 Op::FrontendV6(key, Some(row)) => frontends_v6.push((*key, *row)),
                 Op::FrontendV6(key, None) => self.frontends_v6.delete(key)?,
+                Op::SourceV4(key, true) => sources_v4.push((*key, ALLOWED)),
+                Op::SourceV4(key, false) => self.sources_v4.delete(key)?,
+                Op::SourceV6(key, true) => sources_v6.push((*key, ALLOWED)),
+                Op::SourceV6(key, false) => self.sources_v6.delete(key)?,
             }
         }
+        self.traffic.put(&traffic)?;
         self.services.put(&services)?;
         self.backends_v4.put(&backends_v4)?;
         self.backends_v6.put(&backends_v6)?;
         self.slots.put(&slots)?;
+        self.sources_v4.put_each(&sources_v4)?;
+        self.sources_v6.put_each(&sources_v6)?;
         self.frontends_v4.put(&frontends_v4)?;
         self.frontends_v6.put(&frontends_v6)
     }
@@ -287,6 +160,11 @@ impl Store {
             counts.push((counter, sum));
         }
         Ok(counts)
+    }
+
+    /// What each service port has had to do; ports that nobody dialled are left out.
+    pub fn traffic(&self) -> Result<Vec<(u32, Traffic)>, MapError> {
+        self.traffic.read(|_: &u32, row: &Traffic| *row != Traffic::default())
     }
 
     /// Whether a connected UDP socket has to be told to dial again: its backend is gone, or it
@@ -365,6 +243,8 @@ impl MapStore for Store {
             slots,
             frontends_v4: self.frontends_v4.read(|_: &FrontendKey<V4>, _: &Frontend| true)?,
             frontends_v6: self.frontends_v6.read(|_: &FrontendKey<V6>, _: &Frontend| true)?,
+            sources_v4: self.sources_v4.keys::<SourceKey<V4>>()?,
+            sources_v6: self.sources_v6.keys::<SourceKey<V6>>()?,
         })
     }
 
@@ -385,6 +265,11 @@ const fn kind(op: &Op) -> u8 {
         Op::FrontendV4(_, None) => 6,
         Op::FrontendV6(_, Some(_)) => 7,
         Op::FrontendV6(_, None) => 8,
+        Op::SourceV4(_, true) => 9,
+        Op::SourceV4(_, false) => 10,
+        Op::SourceV6(_, true) => 11,
+        Op::SourceV6(_, false) => 12,
+        Op::NoTraffic(_) => 13,
     }
 }
 

@@ -6,7 +6,13 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info};
+use aya_obj::generated::{BPF_F_BEFORE, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info};
+
+/// Programs that the kernel lets onto one hook of a device, at most (`BPF_MPROG_MAX`).
+const PROGRAMS_PER_HOOK: usize = 64;
+
+/// `BPF_LINK_TYPE_TCX` (linux/bpf.h).
+const LINK_TYPE_TCX: u32 = 11;
 
 /// An all-zero `bpf_attr`: unused fields must be zero.
 fn attr() -> bpf_attr {
@@ -73,6 +79,54 @@ pub fn link_create(
     bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)
 }
 
+/// Link a program to a device's hook, before all that are there (`BPF_LINK_CREATE`, Linux 6.6).
+/// EINVAL: the kernel has no such hooks. ENODEV: there is no such device.
+pub fn link_create_tcx(
+    program: BorrowedFd<'_>,
+    index: u32,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    let mut attr = attr();
+    attr.link_create.__bindgen_anon_1.prog_fd = raw(program);
+    attr.link_create.__bindgen_anon_2.target_ifindex = index;
+    attr.link_create.attach_type = attach_type;
+    // Without a program to stand before: the first of all.
+    attr.link_create.flags = BPF_F_BEFORE;
+    bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)
+}
+
+/// A program on a device's hook.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OnHook {
+    /// Its id.
+    pub program_id: u32,
+    /// Id of the link that put it there; 0: none did.
+    pub link_id: u32,
+}
+
+/// The programs on a device's hook, in the order they run (`BPF_PROG_QUERY`). ENODEV: there is no
+/// such device.
+pub fn query_tcx(index: u32, attach_type: u32) -> io::Result<Vec<OnHook>> {
+    let mut programs = [0_u32; PROGRAMS_PER_HOOK];
+    let mut links = [0_u32; PROGRAMS_PER_HOOK];
+    let mut attr = attr();
+    attr.query.__bindgen_anon_1.target_ifindex = index;
+    attr.query.attach_type = attach_type;
+    attr.query.prog_ids = programs.as_mut_ptr() as u64;
+    attr.query.link_ids = links.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.count = PROGRAMS_PER_HOOK as u32;
+    match bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr) {
+        Ok(_) => {}
+        // Nothing was ever attached.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    }
+    // SAFETY: the kernel writes the count when it succeeds.
+    let count = unsafe { attr.query.__bindgen_anon_2.count } as usize;
+    let pairs = programs.into_iter().zip(links).take(count);
+    Ok(pairs.map(|(program_id, link_id)| OnHook { program_id, link_id }).collect())
+}
+
 /// Put another program behind a link, atomically (`BPF_LINK_UPDATE`). ENOLINK: the cgroup is gone.
 pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = attr();
@@ -112,6 +166,37 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
         cgroup_id: cgroup.cgroup_id,
         attach_type: cgroup.attach_type,
     })
+}
+
+/// What the kernel says of a link to a device's hook.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TcxInfo {
+    /// The link.
+    pub link_id: u32,
+    /// Program behind it.
+    pub program_id: u32,
+    /// Index of the device, in whichever network namespace that is; 0 when it is gone.
+    pub index: u32,
+    /// `enum bpf_attach_type`.
+    pub attach_type: u32,
+}
+
+/// Ask about a link to a device's hook; nothing: it is a link of another kind.
+pub fn tcx_info(link: BorrowedFd<'_>) -> io::Result<Option<TcxInfo>> {
+    // SAFETY: plain integers; zero is valid.
+    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
+    obj_info(link, &mut info)?;
+    if info.type_ != LINK_TYPE_TCX {
+        return Ok(None);
+    }
+    // SAFETY: the member in use for links of this type, which was checked.
+    let tcx = unsafe { info.__bindgen_anon_1.tcx };
+    Ok(Some(TcxInfo {
+        link_id: info.id,
+        program_id: info.prog_id,
+        index: tcx.ifindex,
+        attach_type: tcx.attach_type,
+    }))
 }
 
 /// Type and sizes of a map.
@@ -184,6 +269,16 @@ fn found(result: io::Result<i32>) -> io::Result<bool> {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// The key that follows `key` (`None`: the first) into `next`, in the map's own order. False: there
+/// is none.
+pub fn map_next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
+    let mut attr = attr();
+    attr.__bindgen_anon_2.map_fd = raw(map);
+    attr.__bindgen_anon_2.key = key.map_or(0, |key| key.as_ptr() as u64);
+    attr.__bindgen_anon_2.__bindgen_anon_1.next_key = next.as_mut_ptr() as u64;
+    found(bpf(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attr))
 }
 
 /// Write `count` rows, whose keys and values stand one after the other (Linux 5.6).

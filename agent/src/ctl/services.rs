@@ -8,8 +8,9 @@ use std::path::Path;
 use anyhow::Result;
 use millrace_common::address::{Address, Protocol};
 use millrace_common::backend::{Backend, state};
-use millrace_common::frontend::{Frontend, FrontendKey, SlotRange, flags};
+use millrace_common::frontend::{Frontend, FrontendKey, Kind, SlotRange, flags};
 use millrace_common::service::ServiceRow;
+use millrace_common::traffic::Traffic;
 use serde::Serialize;
 
 use super::Output;
@@ -26,6 +27,10 @@ struct Service {
     name: String,
     port_name: String,
     protocol: String,
+    /// New connections and UDP flows led to a backend, since the service port is known.
+    opened: u64,
+    /// New ones refused or dropped.
+    failed: u64,
     frontends: Vec<Shown>,
 }
 
@@ -59,7 +64,7 @@ struct List {
 /// Print the services whose name is, or whose `namespace/name` is, `filter`; all without one.
 pub fn services(bpffs: Option<&Path>, filter: Option<&str>, output: Output) -> Result<()> {
     let store = super::store(&super::pins(bpffs)?)?;
-    let services = gather(&store.snapshot()?, filter);
+    let services = gather(&store.snapshot()?, &store.traffic()?, filter);
     match output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&services)?),
         Output::Text => print(&services),
@@ -67,7 +72,7 @@ pub fn services(bpffs: Option<&Path>, filter: Option<&str>, output: Output) -> R
     Ok(())
 }
 
-fn gather(snapshot: &Snapshot, filter: Option<&str>) -> Vec<Service> {
+fn gather(snapshot: &Snapshot, traffic: &[(u32, Traffic)], filter: Option<&str>) -> Vec<Service> {
     let wanted = |row: &ServiceRow| match filter.map(|f| f.split_once('/').ok_or(f)) {
         None => true,
         Some(Ok((namespace, name))) => row.namespace() == namespace && row.name() == name,
@@ -76,6 +81,11 @@ fn gather(snapshot: &Snapshot, filter: Option<&str>) -> Vec<Service> {
     let rows = snapshot.services.iter().filter(|(_, row)| wanted(row));
     let mut services: BTreeMap<u32, Service> =
         rows.map(|(id, row)| (*id, Service::new(row))).collect();
+    for (id, counts) in traffic {
+        if let Some(service) = services.get_mut(id) {
+            (service.opened, service.failed) = (counts.opened, counts.failed);
+        }
+    }
     collect(&mut services, &snapshot.frontends_v4, &snapshot.backends_v4, &snapshot.slots);
     collect(&mut services, &snapshot.frontends_v6, &snapshot.backends_v6, &snapshot.slots);
     let mut services: Vec<Service> = services.into_values().collect();
@@ -110,7 +120,8 @@ fn collect<A: Address>(
             backends: addresses.collect(),
         }
     };
-    for (key, row) in frontends {
+    // A ClusterIP as such is nothing that anybody dials.
+    for (key, row) in frontends.iter().filter(|(_, row)| row.kind() != Some(Kind::Address)) {
         let Some(service) = services.get_mut(&row.service) else {
             continue;
         };
@@ -133,6 +144,8 @@ impl Service {
             name: row.name().to_owned(),
             port_name: row.port_name().to_owned(),
             protocol: Protocol::from_number(row.protocol).map_or("?", Protocol::name).to_owned(),
+            opened: 0,
+            failed: 0,
             frontends: Vec::new(),
         }
     }
@@ -143,13 +156,18 @@ impl Service {
 }
 
 fn print(services: &[Service]) {
-    let header = ["SERVICE", "PORT", "KIND", "FRONTEND", "FROM HERE", "FROM OUTSIDE"];
+    let header =
+        ["SERVICE", "PORT", "OPENED", "FAILED", "KIND", "FRONTEND", "FROM HERE", "FROM OUTSIDE"];
     let mut table = super::table(&header);
     for service in services {
-        for frontend in &service.frontends {
+        for (index, frontend) in service.frontends.iter().enumerate() {
+            // They are the port's, whatever address was dialled: said once.
+            let once = |count: u64| if index == 0 { count.to_string() } else { String::new() };
             table.add_row([
                 format!("{}/{}", service.namespace, service.name),
                 port(service),
+                once(service.opened),
+                once(service.failed),
                 kind(frontend),
                 frontend.address.to_string(),
                 leads_to(&frontend.near),

@@ -11,8 +11,10 @@ use super::node::Node;
 use super::problem::Problem;
 use super::service::{Port, Service};
 use super::slice::Slice;
+use super::sources::{Range, Sources};
 use super::topology::{self, Facts, Policy, fact};
 use super::zones::Zones;
+use crate::settings::NodePortAddresses;
 use crate::source::ObjectName;
 
 /// One Service on this node. No ports: it should not exist.
@@ -50,6 +52,8 @@ pub struct DesiredFamily<A> {
     pub serving: Vec<BackendAddress<A>>,
     /// What clients dial; no key twice.
     pub frontends: Vec<DesiredFrontend<A>>,
+    /// Who may use the frontends that have [`flags::SOURCE_RANGES`].
+    pub sources: Vec<Range<A>>,
 }
 
 /// Where a backend listens.
@@ -61,9 +65,11 @@ pub struct BackendAddress<A> {
     pub port: Be16,
 }
 
-/// Which of the two lists.
+/// Which of the two lists, if any.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum List {
+    /// None: a frontend that refuses whatever endpoints there are.
+    Nobody,
     /// Policy Cluster.
     Cluster,
     /// Policy Local.
@@ -89,7 +95,13 @@ pub struct DesiredFrontend<A> {
 
 impl<A> Default for DesiredFamily<A> {
     fn default() -> Self {
-        Self { cluster: Vec::new(), local: Vec::new(), serving: Vec::new(), frontends: Vec::new() }
+        Self {
+            cluster: Vec::new(),
+            local: Vec::new(),
+            serving: Vec::new(),
+            frontends: Vec::new(),
+            sources: Vec::new(),
+        }
     }
 }
 
@@ -97,6 +109,7 @@ impl<A> DesiredFamily<A> {
     /// The backends of a list.
     pub fn list(&self, list: List) -> &[BackendAddress<A>] {
         match list {
+            List::Nobody => &[],
             List::Cluster => &self.cluster,
             List::Local => &self.local,
         }
@@ -117,6 +130,7 @@ pub(super) struct View<'a> {
     pub(super) slices: Vec<&'a Slice>,
     pub(super) node: &'a Node,
     pub(super) zones: &'a Zones,
+    pub(super) node_ports: &'a NodePortAddresses,
 }
 
 impl View<'_> {
@@ -128,7 +142,26 @@ impl View<'_> {
             v4: self.family(port),
             v6: self.family(port),
         });
-        ports.filter(|p| !p.v4.frontends.is_empty() || !p.v6.frontends.is_empty()).collect()
+        let mut ports: Vec<DesiredPort> =
+            ports.filter(|p| !p.v4.frontends.is_empty() || !p.v6.frontends.is_empty()).collect();
+        if let Some(first) = ports.first_mut() {
+            first.v4.frontends.extend(self.address());
+            first.v6.frontends.extend(self.address());
+        }
+        ports
+    }
+
+    /// The ClusterIP as such: refuses what is sent to none of the ports.
+    fn address<A: PerFamily>(&self) -> Option<DesiredFrontend<A>> {
+        let addresses = A::addresses(self.service)?;
+        Some(DesiredFrontend {
+            key: FrontendKey::new(addresses.cluster, Be16::new(0), 0),
+            kind: Kind::Address,
+            near: List::Nobody,
+            far: List::Nobody,
+            flags: Kind::Address.bits(),
+            affinity_secs: 0,
+        })
     }
 
     fn family<A: PerFamily>(&self, port: &Port) -> DesiredFamily<A> {
@@ -150,11 +183,22 @@ impl View<'_> {
             local: pick(&selection.local),
             serving: (0..places.len()).filter(serving).map(|index| places[index]).collect(),
             frontends: Vec::with_capacity(dialled.len()),
+            sources: Vec::new(),
         };
+        let is_balancer = dialled.iter().any(|(_, kind)| *kind == Kind::LoadBalancer);
+        let addresses = A::addresses(self.service).filter(|_| is_balancer);
+        let sources = addresses.and_then(|addresses| Sources::of(addresses, self.node));
+        let source_flags = sources.as_ref().map_or(0, |sources| {
+            flags::SOURCE_RANGES | if sources.node { flags::NODE_ALLOWED } else { 0 }
+        });
         for (key, kind) in dialled {
-            let frontend = self.frontend(key, kind, &family, selection.has_any);
+            let mut frontend = self.frontend(key, kind, &family, selection.has_any);
+            if kind == Kind::LoadBalancer {
+                frontend.flags |= source_flags;
+            }
             family.frontends.push(frontend);
         }
+        family.sources = sources.map(|sources| sources.ranges).unwrap_or_default();
         family
     }
 
@@ -177,8 +221,11 @@ impl View<'_> {
         add(port.port, &addresses.external, Kind::ExternalIp);
         if port.node_port != 0 {
             let loopback: Vec<A> = A::LOOPBACK.iter().filter_map(|ip| A::from_ip(*ip)).collect();
-            add(port.node_port, &self.node.node_port_addresses(), Kind::NodePort);
-            add(port.node_port, &loopback, Kind::NodePort);
+            add(port.node_port, &self.node.node_port_addresses(self.node_ports), Kind::NodePort);
+            // Networks that somebody lists are meant to be all there are.
+            if !matches!(self.node_ports, NodePortAddresses::Networks(_)) {
+                add(port.node_port, &loopback, Kind::NodePort);
+            }
         }
         dialled.into_iter().collect()
     }
@@ -201,7 +248,6 @@ impl View<'_> {
         };
         let drops = |list| has_any && family.list(list).is_empty();
         let address: IpAddr = key.address.into();
-        let has_ranges = A::addresses(self.service).is_some_and(|found| !found.ranges.is_empty());
         let affinity_secs = self.service.affinity_secs;
         let bits = [
             (affinity_secs != 0, flags::AFFINITY),
@@ -210,7 +256,6 @@ impl View<'_> {
             (drops(far), flags::FAR_DROP),
             (near == List::Local, flags::NEAR_LOCAL),
             (far == List::Local, flags::FAR_LOCAL),
-            (kind == Kind::LoadBalancer && has_ranges, flags::SOURCE_RANGES),
         ];
         let set = bits.iter().filter(|(holds, _)| *holds);
         let flags = set.fold(kind.bits(), |flags, (_, bit)| flags | bit);

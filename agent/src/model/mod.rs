@@ -9,10 +9,12 @@
 pub mod address;
 pub mod desired;
 mod family;
+pub mod networks;
 mod node;
 pub mod problem;
 mod service;
 mod slice;
+pub mod sources;
 #[cfg(test)]
 mod tests;
 pub mod topology;
@@ -22,14 +24,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnetwork::IpNetwork;
-
 use self::desired::{Desired, View};
+use self::networks::Networks;
+pub use self::networks::{FamilyNetworks, ServiceNetworks};
+pub use self::node::NodeFacts;
 use self::node::{Changed, Node};
 use self::problem::{Problem, Reading};
 use self::service::Service;
 use self::slice::{Context, Slice};
 use self::zones::Zones;
+use crate::settings::{NodePortAddresses, Policy};
 use crate::source::{Event, Kind, Object, ObjectName, slim};
 
 /// What manifests that leave out the namespace mean.
@@ -38,12 +42,15 @@ const DEFAULT_NAMESPACE: &str = "default";
 /// Everything known about Services, in compact form.
 pub struct Model {
     node_name: String,
+    policy: Policy,
     node: Node,
     zones: Zones,
+    networks: Networks,
     services: HashMap<Arc<ObjectName>, Entry>,
     slices: HashMap<Arc<ObjectName>, Seen<Slice>>,
     service_list: ListState,
     slice_list: ListState,
+    cidr_list: ListState,
     node_list_complete: bool,
     /// Services that exist and were never readable since the start, and the list that named them.
     unreadable: BTreeMap<ObjectName, u32>,
@@ -79,15 +86,18 @@ struct ListState {
 
 impl Model {
     /// An empty model for the node of that name.
-    pub fn new(node_name: impl Into<String>) -> Self {
+    pub fn new(node_name: impl Into<String>, policy: Policy) -> Self {
         Self {
             node_name: node_name.into(),
+            policy,
             node: Node::default(),
             zones: Zones::new(),
+            networks: Networks::new(),
             services: HashMap::new(),
             slices: HashMap::new(),
             service_list: ListState::default(),
             slice_list: ListState::default(),
+            cidr_list: ListState::default(),
             node_list_complete: false,
             unreadable: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -108,8 +118,9 @@ impl Model {
             Event::Apply(Object::Service(object)) => self.apply_service(&object),
             Event::Apply(Object::EndpointSlice(object)) => self.apply_slice(&object),
             Event::Apply(Object::Node(object)) => self.apply_node(&object),
-            Event::Delete(kind, name) => self.delete(kind, &namespaced(name)),
-            Event::Keep(kind, name) => self.keep(kind, &namespaced(name)),
+            Event::Apply(Object::ServiceCidr(object)) => self.apply_cidr(&object),
+            Event::Delete(kind, name) => self.delete(kind, &scoped(kind, name)),
+            Event::Keep(kind, name) => self.keep(kind, &scoped(kind, name)),
             Event::Condition { key, message: Some(message) } => {
                 self.source_conditions.insert(key, message);
             }
@@ -136,6 +147,11 @@ impl Model {
     pub fn set_node_addresses(&mut self, addresses: Vec<IpAddr>) {
         let changed = self.node.update_interfaces(addresses);
         self.mark_after(changed);
+    }
+
+    /// What the packet path uses of the Node object; nothing while that was never seen.
+    pub fn node_facts(&self) -> Option<&NodeFacts> {
+        self.node.is_known().then(|| self.node.facts())
     }
 
     /// Services whose desired state may have changed, in the order of their names; they are clean
@@ -184,17 +200,16 @@ impl Model {
             slices: slices.map(|seen| &seen.object).collect(),
             node: &self.node,
             zones: &self.zones,
+            node_ports: &self.policy.node_port_addresses,
         };
         desired.ports = view.ports();
         desired
     }
 
-    /// Who may use the Service's load balancer addresses; empty: everybody.
-    pub fn source_ranges(&self, name: &ObjectName) -> Vec<IpNetwork> {
-        let service = self.services.get(name).and_then(|entry| entry.service.as_ref());
-        let v4 = service.and_then(|service| service.v4.as_ref()).map(|found| &found.ranges);
-        let v6 = service.and_then(|service| service.v6.as_ref()).map(|found| &found.ranges);
-        v4.into_iter().chain(v6).flatten().copied().collect()
+    /// Where ClusterIPs are. What a plan writes for a Service relies on these being in force: they
+    /// must be before it is carried out. Complete once [`is_synced`](Self::is_synced).
+    pub fn service_networks(&self) -> ServiceNetworks {
+        self.networks.of_services()
     }
 
     /// What a person should know: unusable fields of objects, and what the sources say about
@@ -207,6 +222,8 @@ impl Model {
             let (key, message) = self.unknown_node();
             conditions.insert(key, message);
         }
+        conditions.extend(self.networks.condition());
+        conditions.extend(self.useless_node_port_networks());
         let sources = self.source_conditions.iter();
         conditions.extend(sources.map(|(key, message)| (key.clone(), message.clone())));
         conditions
@@ -220,6 +237,19 @@ impl Model {
         (format!("Node {}", self.node_name), message.to_owned())
     }
 
+    /// Networks for NodePorts that are loopback: such a NodePort would be another one in every pod.
+    fn useless_node_port_networks(&self) -> Vec<(String, String)> {
+        let NodePortAddresses::Networks(networks) = &self.policy.node_port_addresses else {
+            return Vec::new();
+        };
+        let loopback = networks.iter().filter(|network| network.ip().is_loopback());
+        let message = "a loopback network: NodePorts are not served on it; take it out (without a \
+                       list of networks, or with `primary`, the node's own processes reach \
+                       NodePorts on loopback)";
+        let about = |network| (format!("--nodeport-addresses {network}"), message.to_owned());
+        loopback.map(about).collect()
+    }
+
     fn problems_of(&self, kind: Kind, name: &Arc<ObjectName>) -> impl Iterator<Item = Problem> {
         let problems = self.problems.get(&(kind, Arc::clone(name)));
         problems.into_iter().flatten().cloned()
@@ -229,6 +259,7 @@ impl Model {
         match kind {
             Kind::Service => Some(&mut self.service_list),
             Kind::EndpointSlice => Some(&mut self.slice_list),
+            Kind::ServiceCidr => Some(&mut self.cidr_list),
             // One object, and deleting it forgets nothing: there is nothing to sweep.
             Kind::Node => None,
         }
@@ -240,12 +271,17 @@ impl Model {
         let Some(list) = self.list_mut(kind) else { return };
         list.complete = true;
         let number = list.number;
-        let stale: Vec<Arc<ObjectName>> = if kind == Kind::Service {
-            let known = self.services.iter();
-            known.filter(|(_, e)| e.list != number).map(|(name, _)| Arc::clone(name)).collect()
-        } else {
-            let known = self.slices.iter();
-            known.filter(|(_, s)| s.list != number).map(|(name, _)| Arc::clone(name)).collect()
+        let stale: Vec<Arc<ObjectName>> = match kind {
+            Kind::Service => {
+                let known = self.services.iter();
+                known.filter(|(_, e)| e.list != number).map(|(name, _)| Arc::clone(name)).collect()
+            }
+            Kind::EndpointSlice => {
+                let known = self.slices.iter();
+                known.filter(|(_, s)| s.list != number).map(|(name, _)| Arc::clone(name)).collect()
+            }
+            Kind::ServiceCidr => self.networks.stale(number),
+            Kind::Node => Vec::new(),
         };
         for name in stale {
             self.delete(kind, &name);
@@ -253,6 +289,8 @@ impl Model {
         if kind == Kind::Service {
             let gone = self.unreadable.extract_if(.., |_, list| *list != number);
             self.dirty.extend(gone.map(|(name, _)| Arc::new(name)));
+            let services = self.services.values();
+            self.networks.cover_only(services.filter_map(|entry| entry.service.as_ref()));
         }
     }
 
@@ -261,6 +299,7 @@ impl Model {
         match kind {
             Kind::Service => self.store_service(&name, None),
             Kind::EndpointSlice => self.store_slice(&name, None),
+            Kind::ServiceCidr => self.networks.remove(&name),
             Kind::Node => return,
         }
         self.problems.remove(&(kind, name));
@@ -279,14 +318,16 @@ impl Model {
                     seen.list = slices;
                 }
             }
+            Kind::ServiceCidr => self.networks.keep(name, self.cidr_list.number),
             Kind::Node => {}
         }
     }
 
     fn apply_service(&mut self, object: &slim::Service) {
-        let name = self.shared(Kind::Service, &namespaced(object.metadata.object_name()));
+        let name = scoped(Kind::Service, object.metadata.object_name());
+        let name = self.shared(Kind::Service, &name);
         let mut reading = Reading::new(Kind::Service, Arc::clone(&name));
-        let service = Service::read(object, &name, &mut reading);
+        let service = Service::read(object, &name, &self.policy.external_ips, &mut reading);
         // What cannot be served at all is kept as a Service without ports, for its problems.
         let problems = reading.finish();
         let service = service.or_else(|| (!problems.is_empty()).then(Service::default));
@@ -301,6 +342,9 @@ impl Model {
         let entry = self.services.entry(Arc::clone(name)).or_default();
         entry.list = self.service_list.number;
         if entry.service != service {
+            if let Some(service) = &service {
+                self.networks.cover(service);
+            }
             entry.service = service;
             self.dirty.insert(Arc::clone(name));
         }
@@ -308,7 +352,7 @@ impl Model {
     }
 
     fn apply_slice(&mut self, object: &slim::EndpointSlice) {
-        let name = namespaced(object.metadata.object_name());
+        let name = scoped(Kind::EndpointSlice, object.metadata.object_name());
         let Some(service) = slice::service_of(object, &name.namespace) else {
             return self.delete(Kind::EndpointSlice, &name);
         };
@@ -378,10 +422,17 @@ impl Model {
         self.store_problems(Kind::Node, name, reading.finish());
     }
 
+    fn apply_cidr(&mut self, object: &slim::ServiceCidr) {
+        let name = Arc::new(scoped(Kind::ServiceCidr, object.metadata.object_name()));
+        let mut reading = Reading::new(Kind::ServiceCidr, Arc::clone(&name));
+        self.networks.apply(object, &name, self.cidr_list.number, &mut reading);
+        self.store_problems(Kind::ServiceCidr, name, reading.finish());
+    }
+
     fn mark_after(&mut self, changed: Changed) {
         let touched = |entry: &Entry| {
             let service = entry.service.as_ref();
-            changed.zone || (changed.addresses && service.is_some_and(Service::has_node_port))
+            changed.zone || (changed.addresses && service.is_some_and(Service::depends_on_node))
         };
         if changed != Changed::default() {
             let names = self.services.iter().filter(|(_, entry)| touched(entry));
@@ -401,14 +452,18 @@ impl Model {
     fn shared(&self, kind: Kind, name: &ObjectName) -> Arc<ObjectName> {
         let known = match kind {
             Kind::Service => self.services.get_key_value(name).map(|(name, _)| name),
-            _ => self.slices.get_key_value(name).map(|(name, _)| name),
+            Kind::EndpointSlice => self.slices.get_key_value(name).map(|(name, _)| name),
+            Kind::Node | Kind::ServiceCidr => None,
         };
         known.map_or_else(|| Arc::new(name.clone()), Arc::clone)
     }
 }
 
-fn namespaced(mut name: ObjectName) -> ObjectName {
-    if name.namespace.is_empty() {
+/// The name in the namespace that is meant: none, if the kind has none.
+fn scoped(kind: Kind, mut name: ObjectName) -> ObjectName {
+    if !kind.is_namespaced() {
+        name.namespace.clear();
+    } else if name.namespace.is_empty() {
         name.namespace.push_str(DEFAULT_NAMESPACE);
     }
     name

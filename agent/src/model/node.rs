@@ -1,10 +1,13 @@
-//! This node: its zone, and the addresses its NodePorts are served on.
+//! This node: its zone, its addresses, and those of them that NodePorts are served on.
 
 use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
 
 use super::address::{parse_address, unusable};
 use super::family::PerFamily;
 use super::problem::Reading;
+use crate::settings::NodePortAddresses;
 use crate::source::slim;
 
 /// The label that names a node's zone.
@@ -19,8 +22,36 @@ pub(super) struct Node {
     pub(super) zone: Option<Box<str>>,
     /// From the Node object.
     internal: Vec<IpAddr>,
-    /// From the interfaces, for a family the Node object says nothing about.
+    facts: NodeFacts,
+    /// From the interfaces, all that can be dialled from elsewhere.
     interfaces: Vec<IpAddr>,
+}
+
+/// What the packet path uses of the Node object, in the object's order.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NodeFacts {
+    /// Its addresses of type InternalIP.
+    pub internal: Vec<IpAddr>,
+    /// Its addresses of type ExternalIP.
+    pub external: Vec<IpAddr>,
+    /// `spec.podCIDRs`.
+    pub pod_cidrs: Vec<IpNetwork>,
+}
+
+impl NodeFacts {
+    fn read(object: &slim::Node) -> Self {
+        let of_type = |type_: &str| {
+            let addresses = object.status.addresses.iter().filter(|a| a.type_ == type_);
+            let parsed = addresses.filter_map(|address| parse_address(&address.address));
+            parsed.filter(|ip| unusable(*ip).is_none()).collect()
+        };
+        let pod_cidrs = object.spec.pod_cidrs.iter();
+        Self {
+            internal: of_type("InternalIP"),
+            external: of_type("ExternalIP"),
+            pod_cidrs: pod_cidrs.filter_map(|network| network.parse().ok()).collect(),
+        }
+    }
 }
 
 /// What changed with an update.
@@ -41,7 +72,13 @@ impl Node {
         self.known = true;
         self.zone = zone;
         self.internal = internal;
+        self.facts = NodeFacts::read(object);
         changed
+    }
+
+    /// What the packet path uses of the object.
+    pub(super) const fn facts(&self) -> &NodeFacts {
+        &self.facts
     }
 
     /// Whether the Node object was ever seen.
@@ -51,21 +88,53 @@ impl Node {
 
     /// Take the addresses of the interfaces in.
     pub(super) fn update_interfaces(&mut self, addresses: Vec<IpAddr>) -> Changed {
-        let mut usable: Vec<IpAddr> =
-            addresses.into_iter().filter(|address| unusable(*address).is_none()).collect();
-        usable.sort_unstable();
-        usable.dedup();
-        let changed = Changed { zone: false, addresses: usable != self.interfaces };
-        self.interfaces = usable;
+        let mut kept: Vec<IpAddr> =
+            addresses.into_iter().filter(|address| is_dialled(*address)).collect();
+        kept.sort_unstable();
+        kept.dedup();
+        let changed = Changed { zone: false, addresses: kept != self.interfaces };
+        self.interfaces = kept;
         changed
     }
 
+    /// Its own addresses: those the Node object names, else those of the interfaces.
+    pub(super) fn addresses<A: PerFamily>(&self) -> Vec<A> {
+        let named: Vec<A> = of_family(self.internal.iter());
+        if !named.is_empty() {
+            return named;
+        }
+        of_family(self.interfaces.iter().filter(|ip| unusable(**ip).is_none()))
+    }
+
     /// The addresses NodePorts are served on.
-    pub(super) fn node_port_addresses<A: PerFamily>(&self) -> Vec<A> {
-        let of_family =
-            |addresses: &[IpAddr]| addresses.iter().filter_map(|ip| A::from_ip(*ip)).collect();
-        let primary: Vec<A> = of_family(&self.internal);
-        if primary.is_empty() { of_family(&self.interfaces) } else { primary }
+    pub(super) fn node_port_addresses<A: PerFamily>(&self, which: &NodePortAddresses) -> Vec<A> {
+        match which {
+            NodePortAddresses::Primary => self.addresses(),
+            NodePortAddresses::All => of_family(self.interfaces.iter()),
+            // As kube-proxy has it, a family that no network is given of is not restricted.
+            NodePortAddresses::Networks(networks)
+                if !networks.iter().any(|network| A::from_ip(network.ip()).is_some()) =>
+            {
+                of_family(self.interfaces.iter())
+            }
+            NodePortAddresses::Networks(networks) => {
+                let inside = |ip: &&IpAddr| networks.iter().any(|network| network.contains(**ip));
+                of_family(self.interfaces.iter().filter(inside))
+            }
+        }
+    }
+}
+
+fn of_family<'a, A: PerFamily>(addresses: impl Iterator<Item = &'a IpAddr>) -> Vec<A> {
+    addresses.filter_map(|ip| A::from_ip(*ip)).collect()
+}
+
+/// Whether others can dial an address of an interface. An IPv6 link-local one takes the interface
+/// as well, which no frontend has; IPv4 ones are served (node-local caches have them).
+fn is_dialled(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) if v4.is_link_local() => true,
+        _ => unusable(address).is_none(),
     }
 }
 

@@ -10,6 +10,7 @@ use super::address::{parse_address, parse_range, unusable};
 use super::family::PerFamily;
 use super::problem::Reading;
 use super::slice::family_name;
+use crate::settings::ExternalIps;
 use crate::source::ObjectName;
 use crate::source::slim::{self, ServiceSpec};
 
@@ -55,9 +56,12 @@ pub(super) struct Port {
 }
 
 impl Service {
-    /// Whether it is served on the node's addresses too.
-    pub(super) fn has_node_port(&self) -> bool {
-        self.ports.iter().any(|port| port.node_port != 0)
+    /// Whether anything of it depends on the node's addresses: where NodePorts are, and whether
+    /// source ranges let the node in.
+    pub(super) fn depends_on_node(&self) -> bool {
+        let v4 = self.v4.as_ref().is_some_and(|found| !found.ranges.is_empty());
+        let v6 = self.v6.as_ref().is_some_and(|found| !found.ranges.is_empty());
+        v4 || v6 || self.ports.iter().any(|port| port.node_port != 0)
     }
 
     /// The compact form, or nothing if the Service is not for us to serve. What cannot be used is
@@ -65,6 +69,7 @@ impl Service {
     pub(super) fn read(
         object: &slim::Service,
         name: &ObjectName,
+        external_ips: &ExternalIps,
         reading: &mut Reading,
     ) -> Option<Self> {
         let spec = &object.spec;
@@ -83,7 +88,7 @@ impl Service {
             reading.skip("metadata.name", "", fix);
             return None;
         }
-        let lists = Lists::read(object, reading);
+        let lists = Lists::read(object, external_ips, reading);
         Some(Self {
             v4: lists.family(spec, reading).map(Box::new),
             v6: lists.family(spec, reading).map(Box::new),
@@ -104,23 +109,13 @@ struct Lists {
 }
 
 impl Lists {
-    fn read(object: &slim::Service, reading: &mut Reading) -> Self {
+    fn read(object: &slim::Service, external_ips: &ExternalIps, reading: &mut Reading) -> Self {
         let spec = &object.spec;
-        let mut external = Vec::new();
-        for (index, text) in spec.external_ips.iter().enumerate() {
-            if !text.trim().is_empty() {
-                external.extend(usable(&format!("spec.externalIPs[{index}]"), text, reading));
-            }
+        Self {
+            external: read_external_ips(spec, external_ips, reading),
+            balancers: read_balancers(&object.status.load_balancer.ingress, reading),
+            ranges: read_ranges(spec, reading),
         }
-        let mut balancers = Vec::new();
-        for (index, ingress) in object.status.load_balancer.ingress.iter().enumerate() {
-            let captured = ingress.ip_mode.is_empty() || ingress.ip_mode == "VIP";
-            if captured && !ingress.ip.is_empty() {
-                let field = format!("status.loadBalancer.ingress[{index}].ip");
-                balancers.extend(usable(&field, &ingress.ip, reading));
-            }
-        }
-        Self { external, balancers, ranges: read_ranges(spec, reading) }
     }
 
     /// The addresses of family A; nothing without a ClusterIP of it.
@@ -181,6 +176,56 @@ fn usable(field: &str, text: &str, reading: &mut Reading) -> Option<IpAddr> {
         return None;
     }
     Some(address)
+}
+
+fn read_external_ips(
+    spec: &ServiceSpec,
+    served: &ExternalIps,
+    reading: &mut Reading,
+) -> Vec<IpAddr> {
+    let mut kept = Vec::new();
+    for (index, text) in spec.external_ips.iter().enumerate() {
+        if text.trim().is_empty() {
+            continue;
+        }
+        let field = format!("spec.externalIPs[{index}]");
+        let Some(address) = usable(&field, text, reading) else { continue };
+        let fix = match served {
+            ExternalIps::All => None,
+            ExternalIps::Networks(networks) => {
+                let inside = networks.iter().any(|network| network.contains(address));
+                (!inside).then_some("in none of the networks of --external-ips")
+            }
+            ExternalIps::Off => Some("not allowed: --external-ips is off"),
+        };
+        match fix {
+            None => kept.push(address),
+            Some(why) => reading.skip(
+                field,
+                text,
+                format!("{why}: it is not served; take it out, or have the flag allow it"),
+            ),
+        }
+    }
+    kept
+}
+
+fn read_balancers(ingress: &[slim::LoadBalancerIngress], reading: &mut Reading) -> Vec<IpAddr> {
+    let mut kept = Vec::new();
+    for (index, ingress) in ingress.iter().enumerate() {
+        let field = format!("status.loadBalancer.ingress[{index}]");
+        match ingress.ip_mode.as_str() {
+            _ if ingress.ip.is_empty() => {}
+            "" | "VIP" => kept.extend(usable(&format!("{field}.ip"), &ingress.ip, reading)),
+            // What is sent there goes to the load balancer itself.
+            "Proxy" => {}
+            other => {
+                let fix = "not a mode: the address is not served; use VIP or Proxy";
+                reading.skip(format!("{field}.ipMode"), other, fix);
+            }
+        }
+    }
+    kept
 }
 
 fn read_ranges(spec: &ServiceSpec, reading: &mut Reading) -> Vec<IpNetwork> {

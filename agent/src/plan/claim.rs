@@ -4,7 +4,7 @@
 //! takes it from any other kind, because a ClusterIP is allotted and the others are asked for.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use millrace_common::address::{Address, Protocol};
@@ -107,9 +107,9 @@ impl<A: PerFamily> Claims<A> {
     fn lose(&mut self, wanted: &DesiredFrontend<A>, owner: &ObjectName, kind: Kind) {
         self.conflicts.push(Conflict {
             frontend: key_text(&wanted.key),
-            wanted_as: wanted.kind.name(),
+            wanted_as: wanted.kind,
             owner: owner.clone(),
-            owned_as: kind.name(),
+            owned_as: kind,
         });
     }
 }
@@ -166,6 +166,9 @@ impl<A: PerFamily> Tables<A> {
 
 /// The frontend as people write it.
 pub(super) fn key_text<A: Address>(key: &FrontendKey<A>) -> String {
+    if key.protocol == 0 {
+        return IpAddr::to_string(&key.address.into());
+    }
     let place = SocketAddr::new(key.address.into(), key.port.get());
     let protocol = Protocol::from_number(key.protocol).map_or("?", Protocol::name);
     format!("{place}/{protocol}")

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use millrace_common::address::{V4, V6};
 use millrace_common::backend::{Backend, state};
-use millrace_common::frontend::{Frontend, FrontendKey, SlotRange};
+use millrace_common::frontend::{Frontend, FrontendKey, SlotRange, flags};
+use millrace_common::node::SourceKey;
 use millrace_common::service::ServiceRow;
 
 use super::Pools;
@@ -17,6 +18,7 @@ use super::rows::{BackendRow, Installed, Port, Rows};
 use crate::model::desired::{
     BackendAddress, Desired, DesiredFamily, DesiredFrontend, DesiredPort, List,
 };
+use crate::model::sources::Range;
 
 /// Operations by phase: everything a frontend will lead to comes before the frontend, and nothing
 /// it leads to is taken away before it leads elsewhere.
@@ -75,7 +77,7 @@ impl<'p> Draft<'p> {
                 Freed::Service(id) => self.pools.services.undo(id),
                 Freed::BackendV4(id) => self.pools.v4.undo(id),
                 Freed::BackendV6(id) => self.pools.v6.undo(id),
-                Freed::Slots(range) => self.pools.slots.put_back(range),
+                other => self.pools.put_back(other),
             }
         }
     }
@@ -122,7 +124,8 @@ impl<'p> Draft<'p> {
                 let row = ServiceRow::new(namespace, name, &want.name, want.protocol as u8);
                 let Some(row) = row else { return Ok(None) };
                 let id = self.take_service_id()?;
-                self.names.push(Op::Service(id, Some(row)));
+                // The name comes last: an id that has one is not given out again after a crash.
+                self.names.extend([Op::NoTraffic(id), Op::Service(id, Some(row))]);
                 id
             }
         };
@@ -171,12 +174,49 @@ impl<'p> Draft<'p> {
             local: self.block(old.local, state::LOCAL, &old.backends, &backends)?,
             backends,
             frontends: Vec::with_capacity(granted.len()),
+            sources: Box::default(),
         };
         self.frontends(id, old, granted, &mut rows);
         let gone = old.frontends.iter().filter(|(key, _)| !claims.keys.contains_key(key));
         self.deletes.extend(gone.map(|(key, _)| A::frontend_op(*key, None)));
+        rows.sources = self.sources(id, &old.sources, want, granted)?;
         self.freed.extend(rows.freed_blocks(&old.blocks()));
         Ok(rows)
+    }
+
+    /// Ranges that come are there before a frontend asks for them, and those that go are there for
+    /// as long as one may: in between, whoever may before and after may, and whoever may neither
+    /// before nor after may not.
+    fn sources<A: PerFamily>(
+        &mut self,
+        service: u32,
+        old: &[Range<A>],
+        want: &DesiredFamily<A>,
+        granted: &[DesiredFrontend<A>],
+    ) -> Result<Box<[Range<A>]>, Shortage> {
+        let asks = granted.iter().any(|frontend| frontend.flags & flags::SOURCE_RANGES != 0);
+        let sources = if asks { want.sources.as_slice() } else { &[] };
+        let missing = |range: &&Range<A>, from: &[Range<A>]| from.binary_search(range).is_err();
+        let key = |range: &Range<A>| SourceKey::new(service, range.address, range.length.into());
+        let come: Vec<SourceKey<A>> =
+            sources.iter().filter(|range| missing(range, old)).map(key).collect();
+        let go: Vec<SourceKey<A>> =
+            old.iter().filter(|range| missing(range, sources)).map(key).collect();
+        let room = A::source_room(self.pools);
+        let (needed, free) = (u32::try_from(come.len()).unwrap_or(u32::MAX), room.free());
+        if needed > free {
+            return Err(Shortage { map: A::SOURCES, needed, free });
+        }
+        if needed > 0 {
+            room.take(needed);
+            self.taken.push(A::freed_sources(needed));
+        }
+        if !go.is_empty() {
+            self.freed.push(A::freed_sources(u32::try_from(go.len()).unwrap_or(u32::MAX)));
+        }
+        self.additions.extend(come.into_iter().map(|key| A::source_op(key, true)));
+        self.deletes.extend(go.into_iter().map(|key| A::source_op(key, false)));
+        Ok(sources.into())
     }
 
     /// Backends that stay, change, come and go. Returns those that are not gone, sorted.
@@ -268,6 +308,7 @@ impl<'p> Draft<'p> {
         rows: &mut Rows<A>,
     ) {
         let block = |list| match list {
+            List::Nobody => SlotRange::default(),
             List::Cluster => rows.cluster,
             List::Local => rows.local,
         };

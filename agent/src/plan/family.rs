@@ -3,10 +3,11 @@
 use millrace_common::address::{Address, V4, V6};
 use millrace_common::backend::Backend;
 use millrace_common::frontend::{Frontend, FrontendKey};
+use millrace_common::node::SourceKey;
 
 use super::claim::{Claims, Tables};
 use super::grace::Freed;
-use super::ids::BackendIds;
+use super::ids::{BackendIds, Room};
 use super::op::Op;
 use super::outcome::Map;
 use super::rows::{Installed, Port, Rows};
@@ -19,10 +20,15 @@ pub(super) trait PerFamily: Address {
     const FRONTENDS: Map;
     /// Its backends map.
     const BACKENDS: Map;
+    /// Its source ranges map.
+    const SOURCES: Map;
     fn backend_op(id: u32, row: Backend<Self>) -> Op;
     fn frontend_op(key: FrontendKey<Self>, row: Option<Frontend>) -> Op;
+    fn source_op(key: SourceKey<Self>, allowed: bool) -> Op;
     fn freed_backend(id: u32) -> Freed;
+    fn freed_sources(rows: u32) -> Freed;
     fn backend_ids(pools: &mut Pools) -> &mut BackendIds;
+    fn source_room(pools: &mut Pools) -> &mut Room;
     fn tables(planner: &mut Planner) -> &mut Tables<Self>;
     fn rows(port: &Port) -> &Rows<Self>;
     fn rows_mut(port: &mut Port) -> &mut Rows<Self>;
@@ -32,22 +38,32 @@ pub(super) trait PerFamily: Address {
 }
 
 macro_rules! per_family {
-    ($address:ty, $field:ident, $claims:tt, $waits:ident, $frontend:ident, $backend:ident,
-     $frontends:ident, $backends:ident) => {
+    ($address:ty, $field:ident, $claims:tt, $waits:ident, $room:ident, $frontend:ident,
+     $backend:ident, $source:ident, $frontends:ident, $backends:ident, $sources:ident) => {
         impl PerFamily for $address {
             const FRONTENDS: Map = Map::$frontends;
             const BACKENDS: Map = Map::$backends;
+            const SOURCES: Map = Map::$sources;
             fn backend_op(id: u32, row: Backend<Self>) -> Op {
                 Op::$backend(id, row)
             }
             fn frontend_op(key: FrontendKey<Self>, row: Option<Frontend>) -> Op {
                 Op::$frontend(key, row)
             }
+            fn source_op(key: SourceKey<Self>, allowed: bool) -> Op {
+                Op::$source(key, allowed)
+            }
             fn freed_backend(id: u32) -> Freed {
                 Freed::$backend(id)
             }
+            fn freed_sources(rows: u32) -> Freed {
+                Freed::$sources(rows)
+            }
             fn backend_ids(pools: &mut Pools) -> &mut BackendIds {
                 &mut pools.$field
+            }
+            fn source_room(pools: &mut Pools) -> &mut Room {
+                &mut pools.$room
             }
             fn tables(planner: &mut Planner) -> &mut Tables<Self> {
                 &mut planner.$field
@@ -71,5 +87,29 @@ macro_rules! per_family {
     };
 }
 
-per_family!(V4, v4, 0, waits_v4, FrontendV4, BackendV4, FrontendsV4, BackendsV4);
-per_family!(V6, v6, 1, waits_v6, FrontendV6, BackendV6, FrontendsV6, BackendsV6);
+per_family!(
+    V4,
+    v4,
+    0,
+    waits_v4,
+    sources_v4,
+    FrontendV4,
+    BackendV4,
+    SourceV4,
+    FrontendsV4,
+    BackendsV4,
+    SourcesV4
+);
+per_family!(
+    V6,
+    v6,
+    1,
+    waits_v6,
+    sources_v6,
+    FrontendV6,
+    BackendV6,
+    SourceV6,
+    FrontendsV6,
+    BackendsV6,
+    SourcesV6
+);

@@ -22,6 +22,10 @@ pub(super) enum Freed {
     BackendV6(u32),
     /// A block of slots.
     Slots(SlotRange),
+    /// So many rows.
+    SourcesV4(u32),
+    /// So many rows.
+    SourcesV6(u32),
 }
 
 impl Freed {
@@ -31,11 +35,14 @@ impl Freed {
             Self::BackendV4(_) => Map::BackendsV4,
             Self::BackendV6(_) => Map::BackendsV6,
             Self::Slots(_) => Map::Slots,
+            Self::SourcesV4(_) => Map::SourcesV4,
+            Self::SourcesV6(_) => Map::SourcesV6,
         }
     }
     const fn rows(self) -> u32 {
         match self {
             Self::Slots(range) => range.count,
+            Self::SourcesV4(rows) | Self::SourcesV6(rows) => rows,
             _ => 1,
         }
     }
@@ -48,7 +55,7 @@ pub(super) struct Quarantine {
     /// Found free when the maps were read back; when they became so is not known.
     recovered: Vec<Freed>,
     /// Rows held, by map.
-    held: [u32; 4],
+    held: [u32; 6],
 }
 
 impl Quarantine {

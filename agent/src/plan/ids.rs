@@ -1,4 +1,4 @@
-//! Ids of services and of backends.
+//! Ids of services and of backends, and rows that have none.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -109,6 +109,31 @@ impl BackendIds {
             self.generations.resize(index + 1, 0);
         }
         &mut self.generations[index]
+    }
+}
+
+/// Rows of a map whose keys are not ours to choose.
+pub(super) struct Room {
+    rows: u32,
+    used: u32,
+}
+
+impl Room {
+    pub(super) const fn new(rows: u32) -> Self {
+        Self { rows, used: 0 }
+    }
+
+    pub(super) const fn free(&self) -> u32 {
+        self.rows.saturating_sub(self.used)
+    }
+
+    /// So many rows are used from now on, whether or not they fit.
+    pub(super) const fn take(&mut self, rows: u32) {
+        self.used = self.used.saturating_add(rows);
+    }
+
+    pub(super) const fn put_back(&mut self, rows: u32) {
+        self.used = self.used.saturating_sub(rows);
     }
 }
 

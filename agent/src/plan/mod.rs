@@ -33,7 +33,7 @@ use self::claim::{Claims, Tables};
 use self::draft::Draft;
 use self::family::PerFamily;
 use self::grace::{Freed, Quarantine};
-use self::ids::{BackendIds, Ids};
+use self::ids::{BackendIds, Ids, Room};
 use self::op::{Capacity, Op, Snapshot};
 use self::outcome::{Map, Planned, Refused, Shortage};
 use self::rows::{Installed, Port};
@@ -59,6 +59,8 @@ struct Pools {
     slots: Slots,
     v4: BackendIds,
     v6: BackendIds,
+    sources_v4: Room,
+    sources_v6: Room,
 }
 
 impl Pools {
@@ -68,6 +70,8 @@ impl Pools {
             slots: Slots::new(capacity.slots),
             v4: BackendIds::new(capacity.backends),
             v6: BackendIds::new(capacity.backends),
+            sources_v4: Room::new(capacity.sources),
+            sources_v6: Room::new(capacity.sources),
         }
     }
 
@@ -78,6 +82,8 @@ impl Pools {
             Freed::BackendV4(id) => self.v4.put_back(id),
             Freed::BackendV6(id) => self.v6.put_back(id),
             Freed::Slots(range) => self.slots.put_back(range),
+            Freed::SourcesV4(rows) => self.sources_v4.put_back(rows),
+            Freed::SourcesV6(rows) => self.sources_v6.put_back(rows),
         }
     }
 }
@@ -200,6 +206,7 @@ impl Planner {
                 Map::Services => self.capacity.services,
                 Map::BackendsV4 | Map::BackendsV6 => self.capacity.backends,
                 Map::Slots => self.capacity.slots,
+                Map::SourcesV4 | Map::SourcesV6 => self.capacity.sources,
                 Map::FrontendsV4 | Map::FrontendsV6 => self.capacity.frontends,
             },
         }

@@ -3,11 +3,14 @@
 use millrace_common::address::{V4, V6};
 use millrace_common::backend::Backend;
 use millrace_common::frontend::{Frontend, FrontendKey};
+use millrace_common::node::SourceKey;
 use millrace_common::service::ServiceRow;
 
 /// A map write. A plan is a list of these; only [`crate::apply`] carries them out, in order.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Op {
+    /// `traffic[id] = 0`: the id is given to a service port that has had no traffic.
+    NoTraffic(u32),
     /// `services[id] = row`, or delete.
     Service(u32, Option<ServiceRow>),
     /// `backends_v4[id] = row`.
@@ -20,6 +23,10 @@ pub enum Op {
     FrontendV4(FrontendKey<V4>, Option<Frontend>),
     /// `frontends_v6[key] = row`, or delete.
     FrontendV6(FrontendKey<V6>, Option<Frontend>),
+    /// Whether the range is in `source_ranges_v4`.
+    SourceV4(SourceKey<V4>, bool),
+    /// Whether the range is in `source_ranges_v6`.
+    SourceV6(SourceKey<V6>, bool),
 }
 
 /// Rows of every map the agent writes, as read back from the kernel: what a restart starts from.
@@ -37,6 +44,10 @@ pub struct Snapshot {
     pub frontends_v4: Vec<(FrontendKey<V4>, Frontend)>,
     /// `frontends_v6`.
     pub frontends_v6: Vec<(FrontendKey<V6>, Frontend)>,
+    /// `source_ranges_v4`.
+    pub sources_v4: Vec<SourceKey<V4>>,
+    /// `source_ranges_v6`.
+    pub sources_v6: Vec<SourceKey<V6>>,
 }
 
 /// How many rows each map holds.
@@ -50,12 +61,20 @@ pub struct Capacity {
     pub slots: u32,
     /// `frontends_v4` and `frontends_v6`, each.
     pub frontends: u32,
+    /// `source_ranges_v4` and `source_ranges_v6`, each.
+    pub sources: u32,
 }
 
 impl Default for Capacity {
     /// Room for 100 000 services and 500 000 backends; some 35 MiB of kernel memory when full of
     /// neither (arrays are allocated up front, hashes grow).
     fn default() -> Self {
-        Self { services: 262_144, backends: 524_288, slots: 2_097_152, frontends: 524_288 }
+        Self {
+            services: 262_144,
+            backends: 524_288,
+            slots: 2_097_152,
+            frontends: 524_288,
+            sources: 65_536,
+        }
     }
 }

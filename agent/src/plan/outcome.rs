@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use millrace_common::frontend::Kind;
+
 use crate::plan::op::Op;
 use crate::source::ObjectName;
 
@@ -21,17 +23,25 @@ pub struct Planned {
 pub struct Conflict {
     /// Address, port, protocol.
     pub frontend: String,
-    /// What the loser wants it as: `NodePort`, ...
-    pub wanted_as: &'static str,
+    /// What the loser wants it as.
+    pub wanted_as: Kind,
     /// Who has it.
     pub owner: ObjectName,
     /// What the owner has it as.
-    pub owned_as: &'static str,
+    pub owned_as: Kind,
 }
 
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { frontend, wanted_as, owner, owned_as } = self;
+        let (wanted_as, owned_as) = (wanted_as.name(), owned_as.name());
+        if self.wanted_as == Kind::Address {
+            return write!(
+                f,
+                "{frontend} is the ClusterIP of Service {owner} too: what is sent to ports that \
+                 neither has is counted as that one's; give one of the two another ClusterIP"
+            );
+        }
         write!(
             f,
             "{frontend} ({wanted_as}) is not served: it is the {owned_as} of Service {owner}; \
@@ -51,6 +61,10 @@ pub enum Map {
     BackendsV6,
     /// `slots`.
     Slots,
+    /// `source_ranges_v4`.
+    SourcesV4,
+    /// `source_ranges_v6`.
+    SourcesV6,
     /// `frontends_v4`.
     FrontendsV4,
     /// `frontends_v6`.
@@ -65,6 +79,8 @@ impl Map {
             Self::BackendsV4 => "backends_v4",
             Self::BackendsV6 => "backends_v6",
             Self::Slots => "slots",
+            Self::SourcesV4 => "source_ranges_v4",
+            Self::SourcesV6 => "source_ranges_v6",
             Self::FrontendsV4 => "frontends_v4",
             Self::FrontendsV6 => "frontends_v6",
         }
@@ -75,6 +91,7 @@ impl Map {
             Self::Services => "--max-services",
             Self::BackendsV4 | Self::BackendsV6 => "--max-backends",
             Self::Slots => "--max-slots",
+            Self::SourcesV4 | Self::SourcesV6 => "--max-source-ranges",
             Self::FrontendsV4 | Self::FrontendsV6 => "--max-frontends",
         }
     }

@@ -2,14 +2,16 @@
 //!
 //! Rows that contradict each other are repaired in the order that helps readers first: a frontend
 //! that leads astray is emptied (it refuses, and the plan of its Service fills it) or, if nobody
-//! knows whose it is, deleted; then backends of nobody are marked gone, then names of nobody go.
+//! knows whose it is, deleted; then source ranges of nobody are deleted and backends of nobody are
+//! marked gone, then names of nobody go.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use millrace_common::address::{Family, Protocol};
 use millrace_common::backend::{Backend, state};
-use millrace_common::frontend::{Frontend, FrontendKey, SlotRange, flags};
+use millrace_common::frontend::{Frontend, FrontendKey, Kind, SlotRange, flags};
+use millrace_common::node::{SERVICE_BITS, SourceKey};
 use millrace_common::service::ServiceRow;
 
 use super::Planner;
@@ -19,6 +21,7 @@ use super::ids::{BackendIds, Ids};
 use super::op::{Capacity, Op, Snapshot};
 use super::rows::{BackendRow, Port, Rows};
 use crate::model::desired::{BackendAddress, List};
+use crate::model::sources::Range;
 use crate::source::ObjectName;
 
 /// See [`Planner::recover`].
@@ -29,6 +32,7 @@ pub(super) fn recover(capacity: Capacity, snapshot: Snapshot) -> (Planner, Vec<O
         ports: BTreeMap::new(),
         blocks: HashMap::new(),
         frontend_repairs: Vec::new(),
+        source_repairs: Vec::new(),
         backend_repairs: Vec::new(),
         service_repairs: Vec::new(),
     };
@@ -39,6 +43,8 @@ pub(super) fn recover(capacity: Capacity, snapshot: Snapshot) -> (Planner, Vec<O
     recovery.planner.pools.v6 = v6;
     recovery.frontends(snapshot.frontends_v4);
     recovery.frontends(snapshot.frontends_v6);
+    recovery.sources(snapshot.sources_v4);
+    recovery.sources(snapshot.sources_v6);
     recovery.finish()
 }
 
@@ -51,6 +57,7 @@ struct Recovery {
     /// Blocks by first slot.
     blocks: HashMap<u32, Block>,
     frontend_repairs: Vec<Op>,
+    source_repairs: Vec<Op>,
     backend_repairs: Vec<Op>,
     service_repairs: Vec<Op>,
 }
@@ -136,7 +143,12 @@ impl Recovery {
         for (key, mut row) in rows {
             let owner = self.ports.get(&row.service);
             let fits = owner.is_some_and(|(_, port)| {
-                key.pad == 0 && port.protocol as u8 == key.protocol && row.kind().is_some()
+                key.pad == 0
+                    && match row.kind() {
+                        None => false,
+                        Some(Kind::Address) => key.port.get() == 0 && key.protocol == 0,
+                        Some(_) => port.protocol as u8 == key.protocol,
+                    }
             });
             if !fits {
                 self.frontend_repairs.push(A::frontend_op(key, None));
@@ -158,6 +170,32 @@ impl Recovery {
             }
         }
         self.recognise_blocks::<A>();
+    }
+
+    /// Source ranges go to their ports.
+    fn sources<A: PerFamily>(&mut self, keys: Vec<SourceKey<A>>) {
+        let mut found: HashMap<u32, Vec<Range<A>>> = HashMap::new();
+        for key in keys {
+            let service = u32::from_be_bytes(key.net.service);
+            let length =
+                key.bits.checked_sub(SERVICE_BITS).and_then(|bits| u8::try_from(bits).ok());
+            match length {
+                Some(length) if self.ports.contains_key(&service) => {
+                    let range = Range { address: key.net.address, length };
+                    found.entry(service).or_default().push(range);
+                }
+                _ => self.source_repairs.push(A::source_op(key, false)),
+            }
+        }
+        for (service, mut ranges) in found {
+            ranges.sort_unstable();
+            ranges.dedup();
+            let rows = u32::try_from(ranges.len()).unwrap_or(u32::MAX);
+            A::source_room(&mut self.planner.pools).take(rows);
+            if let Some((_, port)) = self.ports.get_mut(&service) {
+                A::rows_mut(port).sources = ranges.into();
+            }
+        }
     }
 
     /// Whether the block holds live backends of this service only, and is nobody else's.
@@ -198,7 +236,12 @@ impl Recovery {
         for (name, port) in self.ports.into_values() {
             planner.services.entry(name).or_default().ports.push(port);
         }
-        let repairs = [self.frontend_repairs, self.backend_repairs, self.service_repairs];
+        let repairs = [
+            self.frontend_repairs,
+            self.source_repairs,
+            self.backend_repairs,
+            self.service_repairs,
+        ];
         (planner, repairs.into_iter().flatten().collect())
     }
 }
@@ -210,6 +253,7 @@ fn slots_of(slots: &[u32], range: SlotRange) -> Option<&[u32]> {
 
 fn recognise<A: PerFamily>(slots: &[u32], rows: &Rows<A>, list: List) -> SlotRange {
     let (bit, near, far) = match list {
+        List::Nobody => return SlotRange::default(),
         List::Cluster => (state::CLUSTER, 0, 0),
         List::Local => (state::LOCAL, flags::NEAR_LOCAL, flags::FAR_LOCAL),
     };

@@ -8,6 +8,7 @@ use millrace_common::frontend::{Frontend, FrontendKey, SlotRange};
 use super::family::PerFamily;
 use super::grace::Freed;
 use crate::model::desired::BackendAddress;
+use crate::model::sources::Range;
 
 /// One Service.
 #[derive(Default)]
@@ -38,6 +39,8 @@ pub(super) struct Rows<A> {
     pub(super) cluster: SlotRange,
     /// As `cluster`, for LOCAL.
     pub(super) local: SlotRange,
+    /// Source ranges, sorted.
+    pub(super) sources: Box<[Range<A>]>,
 }
 
 /// One backend.
@@ -55,6 +58,7 @@ impl<A> Default for Rows<A> {
             frontends: Vec::new(),
             cluster: SlotRange::default(),
             local: SlotRange::default(),
+            sources: Box::default(),
         }
     }
 }

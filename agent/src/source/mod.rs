@@ -21,11 +21,18 @@ pub enum Kind {
     EndpointSlice,
     /// `v1` Node.
     Node,
+    /// `networking.k8s.io/v1` ServiceCIDR.
+    ServiceCidr,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 3] = [Self::Service, Self::EndpointSlice, Self::Node];
+    pub const ALL: [Self; 4] = [Self::Service, Self::EndpointSlice, Self::Node, Self::ServiceCidr];
+
+    /// Whether objects of the kind are in namespaces.
+    pub const fn is_namespaced(self) -> bool {
+        matches!(self, Self::Service | Self::EndpointSlice)
+    }
 }
 
 impl fmt::Display for Kind {
@@ -34,11 +41,12 @@ impl fmt::Display for Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Node => "Node",
+            Self::ServiceCidr => "ServiceCIDR",
         })
     }
 }
 
-/// Namespace and name. The namespace of a Node is empty.
+/// Namespace and name. The namespace of a Node or ServiceCIDR is empty.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 pub struct ObjectName {
     /// Namespace; empty for cluster-scoped objects.
@@ -74,6 +82,8 @@ pub enum Object {
     EndpointSlice(slim::EndpointSlice),
     /// A Node.
     Node(slim::Node),
+    /// A ServiceCIDR.
+    ServiceCidr(slim::ServiceCidr),
 }
 
 impl Object {
@@ -83,16 +93,21 @@ impl Object {
             Self::Service(_) => Kind::Service,
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::Node(_) => Kind::Node,
+            Self::ServiceCidr(_) => Kind::ServiceCidr,
         }
     }
     /// Its name.
     pub fn name(&self) -> ObjectName {
-        let metadata = match self {
+        self.metadata().object_name()
+    }
+    /// Its metadata.
+    pub const fn metadata(&self) -> &slim::Metadata {
+        match self {
             Self::Service(object) => &object.metadata,
             Self::EndpointSlice(object) => &object.metadata,
             Self::Node(object) => &object.metadata,
-        };
-        metadata.object_name()
+            Self::ServiceCidr(object) => &object.metadata,
+        }
     }
 }
 

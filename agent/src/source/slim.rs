@@ -247,9 +247,21 @@ pub struct EndpointPort {
 pub struct Node {
     /// Metadata; the zone is a label.
     pub metadata: Metadata,
+    /// Spec.
+    #[serde(deserialize_with = "nullable")]
+    pub spec: NodeSpec,
     /// Status.
     #[serde(deserialize_with = "nullable")]
     pub status: NodeStatus,
+}
+
+/// `spec` of a Node.
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeSpec {
+    /// Where its pods' addresses are, one network of each family.
+    #[serde(rename = "podCIDRs", deserialize_with = "nullable")]
+    pub pod_cidrs: Vec<String>,
 }
 
 /// `status` of a Node.
@@ -271,6 +283,26 @@ pub struct NodeAddress {
     /// The address.
     #[serde(deserialize_with = "nullable")]
     pub address: String,
+}
+
+/// `networking.k8s.io/v1` ServiceCIDR.
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceCidr {
+    /// Metadata.
+    pub metadata: Metadata,
+    /// Spec.
+    #[serde(deserialize_with = "nullable")]
+    pub spec: ServiceCidrSpec,
+}
+
+/// `spec` of a ServiceCIDR.
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceCidrSpec {
+    /// Networks that ClusterIPs are taken from.
+    #[serde(deserialize_with = "nullable")]
+    pub cidrs: Vec<String>,
 }
 
 #[cfg(test)]

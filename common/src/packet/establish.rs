@@ -8,25 +8,35 @@ use super::frame::Frame;
 use super::ingress::snapshot;
 use super::network::Family;
 use super::tables::{Shared, Table, Tables};
-use super::transport::Packet;
+use super::transport::{Packet, tcp};
 use crate::address::Protocol;
 use crate::counters::Counter;
-use crate::flow::{Flow, FlowKey, bits, seen, side};
+use crate::flow::{Flow, FlowKey, bits, role, seen, side};
 
 /// How far beyond the first acknowledgement that is possible a client's first packet may be, in
 /// bytes: what the backend may send before it (TCP Fast Open) or while we were not looking.
 const EARLY_BYTES: u32 = 1 << 20;
 
-/// Move a half-open flow, if its answer was seen.
+/// A packet of a half-open flow came in: move the flow, if that packet follows its answer.
 #[inline(never)]
-pub fn establish<A: Family, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>, flow: &Flow<A>) {
-    let reply_key = flow.reply_key(&packet.key);
-    let Some(row) = s.flow(Table::HalfOpen, &reply_key) else { return };
-    if !is_answered(packet, row) {
+pub fn establish<A: Family, S: Frame + Tables<A>>(
+    s: &S,
+    packet: &Packet<A>,
+    row: &Shared<Flow<A>>,
+) {
+    // SAFETY: fields of a live row that no longer change.
+    let (open, reply_key) = unsafe { (row.get(), (*row.get()).reply_key(&packet.key)) };
+    // SAFETY: as above.
+    let (role, flow_bits) = unsafe { ((*open).role, (*open).bits) };
+    if role != role::OPEN || !completes(packet) {
+        return;
+    }
+    let Some(reply) = s.flow(Table::HalfOpen, &reply_key) else { return };
+    if !is_answered(packet, reply) {
         return;
     }
     let mut moved = move_entry(s, &reply_key);
-    if flow.bits & bits::MASQUERADE != 0 {
+    if flow_bits & bits::MASQUERADE != 0 {
         moved = moved && move_masquerade(s, &reply_key.answer(side::EGRESS));
     }
     if moved && move_entry(s, &packet.key) {
@@ -34,6 +44,13 @@ pub fn establish<A: Family, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>, flo
     } else {
         s.count(Counter::FlowTableFull);
     }
+}
+
+/// Whether the packet is one that a client sends when it has got an answer.
+#[inline(always)]
+fn completes<A: Family>(packet: &Packet<A>) -> bool {
+    packet.key.protocol != Protocol::Tcp as u8
+        || packet.is_tcp_with(tcp::ACK, tcp::ACK | tcp::SYN | tcp::RST)
 }
 
 /// Whether the backend has answered, and the packet shows that the client got the answer.
@@ -87,13 +104,16 @@ fn move_entry<A: Family, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>) -> bool 
 
 /// Delete all entries of a flow, given its OPEN entry.
 #[inline(never)]
-pub fn forget<A: Family, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &Flow<A>) {
+pub fn forget<A: Family, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, row: &Shared<Flow<A>>) {
+    let row = row.get();
+    // SAFETY: fields of a live row that no longer change.
+    let (reply_key, flow_bits) = unsafe { ((*row).reply_key(key), (*row).bits) };
     for table in [Table::Established, Table::HalfOpen] {
         s.remove_flow(table, key);
-        s.remove_flow(table, &flow.reply_key(key));
+        s.remove_flow(table, &reply_key);
     }
-    if flow.bits & bits::MASQUERADE != 0 {
-        forget_masquerade(s, &flow.masq_key(key));
+    if flow_bits & bits::MASQUERADE != 0 {
+        forget_masquerade(s, &reply_key.answer(side::EGRESS));
     }
 }
 

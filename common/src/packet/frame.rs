@@ -54,6 +54,9 @@ pub trait Frame {
     fn ethertype(&self) -> Be16;
     /// Index of the device under whose hook we are.
     fn device_index(&self) -> u32;
+    /// Whether its link layer address is another host's (`PACKET_OTHERHOST`): a device that listens to
+    /// everything, or a bridge's port.
+    fn is_for_another_host(&self) -> bool;
     /// Read; nothing if the packet is shorter.
     fn load<T: Row>(&self, offset: u32) -> Option<T>;
     /// Write; false if the packet is shorter or there is no memory.

@@ -3,10 +3,10 @@
 
 use super::frame::{Frame, Verdict};
 use super::network::{Family, Part};
-use super::reject::Answer;
+use super::reject;
 use super::rewrite::{Change, now_secs, rewrite};
 use super::tables::{Shared, Table, Tables};
-use super::transport::{Packet, tcp};
+use super::transport::Packet;
 use super::{errors, establish, fragments, open};
 use crate::address::Protocol;
 use crate::backend::state;
@@ -15,7 +15,7 @@ use crate::flow::{Flow, HALF_OPEN_SECS, UDP_IDLE_SECS, bits, role, seen, side};
 
 /// Translate an incoming packet.
 #[inline(never)]
-pub fn ingress<A: Answer, S: Frame + Tables<A>>(s: &S) -> Verdict {
+pub fn ingress<A: reject::Answer, S: Frame + Tables<A>>(s: &S) -> Verdict {
     let mut packet = Packet::at(side::INGRESS);
     if let Err(reason) = A::read(s, s.link_bytes(), false, &mut packet) {
         return pass(s, reason);
@@ -27,23 +27,38 @@ pub fn ingress<A: Answer, S: Frame + Tables<A>>(s: &S) -> Verdict {
         let verdict = errors::translate(s, &packet);
         return if verdict == Verdict::NONE { open::no_frontend(s, &packet) } else { verdict };
     }
+    let verdict = transport(s, &mut packet);
+    if packet.fragment == Part::First && verdict == Verdict::NEXT {
+        fragments::settle(s, &packet);
+    }
+    verdict
+}
+
+/// Translate a packet with a transport header.
+#[inline(always)]
+fn transport<A: reject::Answer, S: Frame + Tables<A>>(s: &S, packet: &mut Packet<A>) -> Verdict {
     match packet.read_transport(s) {
         Ok(()) => {}
-        Err(Counter::IngressPassed) => return open::no_frontend(s, &packet),
+        Err(Counter::IngressPassed) => return open::no_frontend(s, packet),
         Err(reason) => return pass(s, reason),
     }
     for table in [Table::Established, Table::HalfOpen] {
         if let Some(row) = s.flow(table, &packet.key) {
-            let verdict = known(s, table, &packet, row);
-            if verdict != Verdict::NONE {
-                return verdict;
+            let verdict = known(s, table, packet, row);
+            if verdict == Verdict::NONE {
+                establish::forget(s, &packet.key, row);
+                continue;
             }
+            if matches!(table, Table::HalfOpen) && verdict == Verdict::NEXT {
+                establish::establish(s, packet, row);
+            }
+            return verdict;
         }
     }
     if !packet.opens() {
         return pass(s, Counter::IngressPassed);
     }
-    open::open(s, &packet)
+    open::open(s, packet)
 }
 
 /// Leave the packet alone.
@@ -68,25 +83,15 @@ fn known<A: Family, S: Frame + Tables<A>>(
     }
     let now = now_secs(s);
     if is_over(s, table, packet, &flow, now) {
-        establish::forget(s, &packet.key, &flow);
         return Verdict::NONE;
     }
     touch(row, &flow, now, packet.seen());
-    if matches!(table, Table::HalfOpen) && completes(packet) {
-        establish::establish(s, packet, &flow);
-    }
     finish(s, packet, &change, Counter::IngressToBackend)
 }
 
-/// Whether the packet is one that shows, if the backend has answered, that the client got it.
-#[inline(always)]
-fn completes<A: Family>(packet: &Packet<A>) -> bool {
-    packet.key.protocol != Protocol::Tcp as u8
-        || packet.is_tcp_with(tcp::ACK, tcp::ACK | tcp::SYN | tcp::RST)
-}
-
-/// Whether the flow is over for this packet: the backend of a UDP flow is gone or it was silent for
-/// too long; a TCP connection was closed and a new one begins with the same ports.
+/// Whether the flow is over for this packet: the backend of a UDP flow is gone, or both sides were silent
+/// for too long; or a connection begins anew with the ports of one that was closed, or whose backend is
+/// gone.
 #[inline(always)]
 fn is_over<A: Family, S: Frame + Tables<A>>(
     s: &S,
@@ -95,27 +100,63 @@ fn is_over<A: Family, S: Frame + Tables<A>>(
     flow: &Flow<A>,
     now: u32,
 ) -> bool {
-    let idle = now.wrapping_sub(flow.last_used_secs);
-    // Another CPU's second may be a little ahead of ours.
-    let idle = if idle > u32::MAX / 2 { 0 } else { idle };
+    let idle = idle_secs(flow.last_used_secs, now);
     if packet.key.protocol == Protocol::Udp as u8 {
-        return is_gone(s, flow) || idle > UDP_IDLE_SECS;
+        return is_gone(s, flow)
+            || (idle > UDP_IDLE_SECS
+                && idle_secs(answer(s, table, packet, flow).last_used_secs, now) > UDP_IDLE_SECS);
     }
-    if matches!(table, Table::HalfOpen) && idle > HALF_OPEN_SECS {
-        return packet.opens();
+    if !packet.opens() {
+        return false;
     }
-    packet.opens() && flow.seen & (seen::FIN | seen::RST) != 0
+    let is_stale = matches!(table, Table::HalfOpen) && idle > HALF_OPEN_SECS;
+    let saw = flow.seen | answer(s, table, packet, flow).seen;
+    is_stale || saw & (seen::FIN | seen::RST) != 0 || is_gone(s, flow)
 }
 
+/// What the backend's side of a flow has seen.
+struct Answer {
+    last_used_secs: u32,
+    seen: u16,
+}
+
+#[inline(always)]
+fn answer<A: Family, S: Frame + Tables<A>>(
+    s: &S,
+    table: Table,
+    packet: &Packet<A>,
+    flow: &Flow<A>,
+) -> Answer {
+    let Some(row) = s.flow(table, &flow.reply_key(&packet.key)) else {
+        return Answer { last_used_secs: flow.last_used_secs, seen: 0 };
+    };
+    let row = row.get();
+    // SAFETY: aligned fields of a live row.
+    unsafe {
+        Answer {
+            last_used_secs: core::ptr::read_volatile(&raw const (*row).last_used_secs),
+            seen: core::ptr::read_volatile(&raw const (*row).seen),
+        }
+    }
+}
+
+/// Whether the backend is gone: it neither takes nor keeps flows.
 #[inline(never)]
 fn is_gone<A: Family, S: Frame + Tables<A>>(s: &S, flow: &Flow<A>) -> bool {
     let kept = state::CLUSTER | state::LOCAL | state::SERVING;
-    let serves =
-        s.backend(flow.backend).is_some_and(|backend| backend.is_usable(flow.generation, kept));
-    if !serves {
+    let row = s.backend(flow.backend);
+    let gone = !row.is_some_and(|backend| backend.is_usable(flow.generation, kept));
+    if gone {
         s.count(Counter::FlowRepicked);
     }
-    !serves
+    gone
+}
+
+/// Seconds since `last`. Another CPU's second may be a little ahead of ours.
+#[inline(always)]
+const fn idle_secs(last: u32, now: u32) -> u32 {
+    let idle = now.wrapping_sub(last);
+    if idle > u32::MAX / 2 { 0 } else { idle }
 }
 
 /// Change the packet and count it.

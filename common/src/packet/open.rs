@@ -54,8 +54,14 @@ enum Fate {
 /// other: BPF has 512 bytes of stack for all.)
 #[inline(always)]
 pub fn open<A: Answer, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) -> Verdict {
-    let nowhere =
-        Target { id: 0, generation: 0, address: A::ZERO, port: Be16::new(0), by_affinity: false };
+    let nowhere = Target {
+        id: 0,
+        generation: 0,
+        address: A::ZERO,
+        port: Be16::new(0),
+        service: 0,
+        by_affinity: false,
+    };
     let mut choice = Choice { target: nowhere, service: 0, bits: 0 };
     match decide(s, packet, &mut choice) {
         Fate::NotOurs => return no_frontend(s, packet),
@@ -73,6 +79,13 @@ pub fn open<A: Answer, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) -> Verdi
     }
 }
 
+/// Whether an uplink shows us what is meant for another host on its link. (A bridge's port always does:
+/// there the bridge is meant.)
+#[inline(always)]
+fn is_elsewhere<A: Answer, S: Frame + Tables<A>>(s: &S) -> bool {
+    s.is_for_another_host() && s.device().is_none_or(|row| row.flags & device::UPLINK != 0)
+}
+
 #[inline(always)]
 fn fail<A: Answer, S: Frame + Tables<A>>(s: &S, choice: &Choice<A>, counter: Counter) -> Verdict {
     s.count_failed(choice.service);
@@ -87,6 +100,9 @@ fn decide<A: Answer, S: Frame + Tables<A>>(
     packet: &Packet<A>,
     choice: &mut Choice<A>,
 ) -> Fate {
+    if is_elsewhere::<A, S>(s) {
+        return Fate::Pass;
+    }
     let key = &packet.key;
     let dialled = FrontendKey::new(key.destination, key.destination_port, key.protocol);
     let Some(frontend) = s.frontend(&dialled) else { return Fate::NotOurs };
@@ -302,6 +318,9 @@ pub fn no_frontend<A: Answer, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) -
 #[inline(never)]
 fn look_closer<A: Answer, S: Frame + Tables<A>>(s: &S, address: A) -> Fate {
     let Some(row) = s.node() else { return Fate::Pass };
+    if is_elsewhere::<A, S>(s) {
+        return Fate::Pass;
+    }
     let family = S::of_node(row);
     if family.service_hull.contains(address)
         && s.frontend(&FrontendKey::new(address, Be16::new(0), 0)).is_some()

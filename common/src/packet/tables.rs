@@ -35,6 +35,11 @@ pub trait Tables<A: Address>: select::Tables<A> {
     fn fragment(&self, key: &FragmentKey<A>) -> Option<Fragment<A>>;
     /// Remember what became of it.
     fn set_fragment(&self, key: &FragmentKey<A>, fragment: &Fragment<A>);
+    /// Keep the packet, a later fragment, until the first one comes. False: there is no room, or it is
+    /// too large.
+    fn park(&self, key: &FragmentKey<A>) -> bool;
+    /// Have what was kept come in again. The packet is the first fragment, and stays as it is.
+    fn release(&self, key: &FragmentKey<A>);
     /// Whether `source` is in one of the source ranges of a service port.
     fn is_source_allowed(&self, service: u32, source: A) -> bool;
     /// Whether a socket of the node would take the packet with this key: it listens on the

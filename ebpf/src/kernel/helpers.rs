@@ -99,6 +99,13 @@ pub fn ethertype(ctx: &TcContext) -> Be16 {
     Be16::from_raw(unsafe { ptr::read_volatile(&raw const (*ctx.skb.skb).protocol) } as u16)
 }
 
+/// `PACKET_*`: whose a packet is by its link layer address.
+#[inline(always)]
+pub fn packet_type(ctx: &TcContext) -> u32 {
+    // SAFETY: the program's context.
+    unsafe { ptr::read_volatile(&raw const (*ctx.skb.skb).pkt_type) }
+}
+
 /// Index of the device a packet is on.
 #[inline(always)]
 pub fn device(ctx: &TcContext) -> u32 {
@@ -163,5 +170,23 @@ pub fn add_atomically(number: *mut u64, what: u64) {
     // SAFETY: the caller's pointer is into a row, which the verifier checks.
     unsafe {
         core::arch::asm!("lock *(u64 *)({} + 0) += {}", in(reg) number, in(reg) what);
+    }
+}
+
+/// Count a new connection or flow of a service port.
+#[inline(always)]
+pub fn count_opened(service: u32) {
+    if let Some(row) = maps::TRAFFIC.get_ptr_mut(service) {
+        // SAFETY: a field of a row of an array, which lives as long as the program.
+        add_atomically(unsafe { &raw mut (*row).opened }, 1);
+    }
+}
+
+/// Count one that was refused or dropped.
+#[inline(always)]
+pub fn count_failed(service: u32) {
+    if let Some(row) = maps::TRAFFIC.get_ptr_mut(service) {
+        // SAFETY: as above.
+        add_atomically(unsafe { &raw mut (*row).failed }, 1);
     }
 }

@@ -15,6 +15,9 @@ use crate::kernel::helpers;
 /// stable kernels since).
 const BPF_F_IPV6: u64 = 1 << 7;
 
+/// `PACKET_OTHERHOST`.
+const PACKET_OTHERHOST: u32 = 3;
+
 impl Frame for Hook<'_> {
     #[inline(always)]
     fn len(&self) -> u32 {
@@ -31,6 +34,10 @@ impl Frame for Hook<'_> {
     #[inline(always)]
     fn device_index(&self) -> u32 {
         helpers::device(self.ctx)
+    }
+    #[inline(always)]
+    fn is_for_another_host(&self) -> bool {
+        helpers::packet_type(self.ctx) == PACKET_OTHERHOST
     }
     #[inline(always)]
     fn load<T: Row>(&self, offset: u32) -> Option<T> {

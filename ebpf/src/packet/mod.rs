@@ -2,6 +2,7 @@
 //! packet and the maps it works on, and what its verdicts mean to the kernel.
 
 mod frame;
+mod parking;
 mod rows;
 mod tables;
 

@@ -5,16 +5,15 @@ use millrace_common::affinity::{AffinityEntry, AffinityKey};
 use millrace_common::backend::Backend;
 use millrace_common::counters::Counter;
 use millrace_common::flow::{Flow, FlowKey};
-use millrace_common::fragment::{Fragment, FragmentKey};
+use millrace_common::fragment::{Fragment, FragmentKey, ParkedKey};
 use millrace_common::frontend::{Frontend, FrontendKey};
 use millrace_common::node::{DeviceRow, NodeFamily, NodeRow, SourceKey};
 use millrace_common::packet::frame::Frame;
 use millrace_common::packet::tables::{Shared, Table, Tables};
 use millrace_common::select;
-use millrace_common::traffic::Traffic;
 
-use super::Hook;
 use super::rows::{PacketRows, Put};
+use super::{Hook, parking};
 use crate::kernel::helpers;
 use crate::maps;
 use crate::socket::tables::{affinity, set_affinity};
@@ -84,6 +83,14 @@ impl<A: PacketRows> Tables<A> for Hook<'_> {
         A::set_fragment(key, fragment);
     }
     #[inline(always)]
+    fn park(&self, key: &FragmentKey<A>) -> bool {
+        parking::park(self.ctx, ParkedKey::new(key, 0))
+    }
+    #[inline(always)]
+    fn release(&self, key: &FragmentKey<A>) {
+        parking::release(self.ctx, ParkedKey::new(key, 0));
+    }
+    #[inline(always)]
     fn is_source_allowed(&self, service: u32, source: A) -> bool {
         A::is_source_allowed(&SourceKey::new(service, source, address_bits::<A>()))
     }
@@ -121,20 +128,10 @@ impl<A: PacketRows> Tables<A> for Hook<'_> {
     }
     #[inline(always)]
     fn count_opened(&self, service: u32) {
-        // SAFETY: a field of the row that is given.
-        add_one(service, |row| unsafe { &raw mut (*row).opened });
+        helpers::count_opened(service);
     }
     #[inline(always)]
     fn count_failed(&self, service: u32) {
-        // SAFETY: a field of the row that is given.
-        add_one(service, |row| unsafe { &raw mut (*row).failed });
-    }
-}
-
-/// Count one for a service port.
-#[inline(always)]
-fn add_one(service: u32, field: impl FnOnce(*mut Traffic) -> *mut u64) {
-    if let Some(row) = maps::TRAFFIC.get_ptr_mut(service) {
-        helpers::add_atomically(field(row), 1);
+        helpers::count_failed(service);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A connected UDP socket sends without asking any of the other hooks, so here it learns that its
 //! backend is gone: its `send` fails, and it can dial again. And what is dialled under a Local
-//! policy without a local backend is dropped here, silently, as the specification wants it.
+//! policy without a local backend, or by a node that source ranges shut out, is dropped here,
+//! silently, as the specification wants it.
 //!
 //! Every packet of every socket pays for this program, so the agent attaches it only while there is
 //! something to guard (`agent/src/guard.rs`).
@@ -99,7 +100,7 @@ fn udp(ctx: &SkBuffContext, sender: &Sender) -> Verdict {
     Verdict::Pass
 }
 
-/// Whether the destination still has no local backend. If it got one, dialling again helps.
+/// Whether the destination still drops the socket. If it does not, dialling again helps.
 #[inline(always)]
 fn is_still_to_drop(peer: &Peer) -> bool {
     match peer.dialled.unmapped() {
@@ -111,7 +112,11 @@ fn is_still_to_drop(peer: &Peer) -> bool {
 #[inline(always)]
 fn is_drop<A: Rows>(address: A, port: Be16) -> bool {
     let key = FrontendKey::new(address, port, Protocol::Udp as u8);
-    A::frontend(&key).is_some_and(|row| row.near.count == 0 && row.has(flags::NEAR_DROP))
+    A::frontend(&key).is_some_and(|row| {
+        // Sockets of pods are never recorded as shut out by source ranges: this one is the node's.
+        let shut_out = row.has(flags::SOURCE_RANGES) && !row.has(flags::NODE_ALLOWED);
+        shut_out || (row.near.count == 0 && row.has(flags::NEAR_DROP))
+    })
 }
 
 /// Whether the backend a socket is connected to no longer serves.

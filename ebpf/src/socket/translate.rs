@@ -203,6 +203,7 @@ fn same_backend<A: Rows>(peer: &Peer) -> Outcome<A> {
 #[inline(always)]
 fn forward<A: Address>(target: &Target<A>) -> Outcome<A> {
     count(Counter::Translated);
+    helpers::count_opened(target.service);
     if target.by_affinity {
         count(Counter::AffinityHit);
     }

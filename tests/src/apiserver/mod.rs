@@ -11,7 +11,7 @@ mod select;
 mod serve;
 mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -41,6 +41,8 @@ struct Faults {
     hang: bool,
     /// Wait before answering a page of a list.
     list_delays: BTreeMap<Resource, Duration>,
+    /// Know nothing of these.
+    missing: BTreeSet<Resource>,
     /// Refuse requests without this token.
     token: Option<String>,
     /// End watches as soon as they have begun.
@@ -230,6 +232,16 @@ impl ApiServer {
     /// The same for one resource.
     pub fn delay_lists_of(&self, resource: Resource, delay: Duration) {
         self.shared.faults().list_delays.insert(resource, delay);
+    }
+
+    /// Be a server of a version that does not have the resource, or has it (again).
+    pub fn lack(&self, resource: Resource, lack: bool) {
+        let missing = &mut self.shared.faults().missing;
+        if lack {
+            missing.insert(resource);
+        } else {
+            missing.remove(&resource);
+        }
     }
 
     /// Refuse requests that do not bear this token.

@@ -5,10 +5,11 @@ use serde_json::Value;
 use super::state::Resource;
 
 /// Fields by which each resource can be selected; others are refused, as the API server does.
-const FIELDS: [(Resource, &[&str]); 3] = [
+const FIELDS: [(Resource, &[&str]); 4] = [
     (Resource::Services, &["metadata.name", "metadata.namespace", "spec.clusterIP", "spec.type"]),
     (Resource::EndpointSlices, &["metadata.name", "metadata.namespace"]),
     (Resource::Nodes, &["metadata.name", "spec.unschedulable"]),
+    (Resource::ServiceCidrs, &["metadata.name"]),
 ];
 
 /// One requirement.

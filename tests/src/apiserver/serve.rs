@@ -53,7 +53,9 @@ async fn answer(
     shared: Arc<Shared>,
 ) -> Result<Response<Body>, Infallible> {
     let path = request.uri().path();
-    let Some(resource) = Resource::of_path(path) else {
+    let lacked = shared.faults().missing.clone();
+    let resource = Resource::of_path(path).filter(|resource| !lacked.contains(resource));
+    let Some(resource) = resource else {
         let known = matches!(path, "/healthz" | "/livez" | "/readyz");
         return Ok(if known { text(StatusCode::OK, "ok".into()) } else { refuse(404, "NotFound") });
     };

@@ -16,23 +16,28 @@ pub enum Resource {
     EndpointSlices,
     /// `v1` Nodes.
     Nodes,
+    /// `networking.k8s.io/v1` ServiceCIDRs.
+    ServiceCidrs,
 }
 
 impl Resource {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Services, Self::EndpointSlices, Self::Nodes];
+    pub const ALL: [Self; 4] =
+        [Self::Services, Self::EndpointSlices, Self::Nodes, Self::ServiceCidrs];
 
     pub(super) fn kind(self) -> &'static str {
         match self {
             Self::Services => "Service",
             Self::EndpointSlices => "EndpointSlice",
             Self::Nodes => "Node",
+            Self::ServiceCidrs => "ServiceCIDR",
         }
     }
     pub(super) fn api_version(self) -> &'static str {
         match self {
             Self::Services | Self::Nodes => "v1",
             Self::EndpointSlices => "discovery.k8s.io/v1",
+            Self::ServiceCidrs => "networking.k8s.io/v1",
         }
     }
     pub(super) fn of_path(path: &str) -> Option<Self> {
@@ -40,8 +45,12 @@ impl Resource {
             "/api/v1/services" => Some(Self::Services),
             "/apis/discovery.k8s.io/v1/endpointslices" => Some(Self::EndpointSlices),
             "/api/v1/nodes" => Some(Self::Nodes),
+            "/apis/networking.k8s.io/v1/servicecidrs" => Some(Self::ServiceCidrs),
             _ => None,
         }
+    }
+    fn is_namespaced(self) -> bool {
+        matches!(self, Self::Services | Self::EndpointSlices)
     }
 }
 
@@ -128,7 +137,7 @@ impl State {
         self.version += 1;
         object["apiVersion"] = resource.api_version().into();
         let metadata = &mut object["metadata"];
-        if resource != Resource::Nodes && metadata["namespace"].is_null() {
+        if resource.is_namespaced() && metadata["namespace"].is_null() {
             metadata["namespace"] = "default".into();
         }
         metadata["resourceVersion"] = self.version.to_string().into();

@@ -51,6 +51,15 @@ impl fmt::Display for Family {
     }
 }
 
+/// Third number of the underlay's network.
+const UNDERLAY: u8 = 50;
+/// The second uplink's.
+const SECOND_UNDERLAY: u8 = 51;
+/// The distant client's.
+const DISTANT: u8 = 60;
+/// That of the hop between the two routers.
+const HOP: u8 = 61;
+
 /// Prefix length of the underlay.
 pub fn underlay_prefix(family: Family) -> u8 {
     match family {
@@ -59,11 +68,18 @@ pub fn underlay_prefix(family: Family) -> u8 {
     }
 }
 
-fn underlay(family: Family, host: u8) -> IpAddr {
+/// 192.168.`net`.`host`, or its IPv6 twin: fd50::, fd51::, fd60::, fd61::.
+fn outer(family: Family, net: u8, host: u8) -> IpAddr {
+    // 50 is written fd50.
+    let digits = u16::from(net / 10) << 4 | u16::from(net % 10);
     match family {
-        Family::V4 => Ipv4Addr::new(192, 168, 50, host).into(),
-        Family::V6 => Ipv6Addr::new(0xfd50, 0, 0, 0, 0, 0, 0, u16::from(host)).into(),
+        Family::V4 => Ipv4Addr::new(192, 168, net, host).into(),
+        Family::V6 => Ipv6Addr::new(0xfd00 | digits, 0, 0, 0, 0, 0, 0, u16::from(host)).into(),
     }
+}
+
+fn underlay(family: Family, host: u8) -> IpAddr {
+    outer(family, UNDERLAY, host)
 }
 
 /// Address of node `index` (from 1) on the underlay.
@@ -79,6 +95,54 @@ pub fn outside(family: Family) -> IpAddr {
 /// The underlay's gateway: it swallows what nobody routes, as a data centre does.
 pub fn gateway(family: Family) -> IpAddr {
     underlay(family, 254)
+}
+
+/// Address of node `index` on the second underlay.
+pub fn second_node(family: Family, index: u8) -> IpAddr {
+    outer(family, SECOND_UNDERLAY, 10 + index)
+}
+
+/// Address of the outside client on the second underlay.
+pub fn second_outside(family: Family) -> IpAddr {
+    outer(family, SECOND_UNDERLAY, 100)
+}
+
+/// The second underlay's router, which knows every network of the lab.
+pub fn second_gateway(family: Family) -> IpAddr {
+    outer(family, SECOND_UNDERLAY, 254)
+}
+
+/// Address of the distant client.
+pub fn distant(family: Family) -> IpAddr {
+    outer(family, DISTANT, 100)
+}
+
+/// The distant client's gateway: the router on its side of the narrow hop.
+pub fn distant_gateway(family: Family) -> IpAddr {
+    outer(family, DISTANT, 1)
+}
+
+/// The distant client's network.
+pub fn distant_cidr(family: Family) -> String {
+    format!("{}/{}", outer(family, DISTANT, 0), underlay_prefix(family))
+}
+
+/// The narrow hop's ends: the distant client's router, then the nodes'.
+pub fn hop(family: Family) -> [IpAddr; 2] {
+    [outer(family, HOP, 1), outer(family, HOP, 2)]
+}
+
+/// Address on the underlay of the router to the distant client.
+pub fn hop_router(family: Family) -> IpAddr {
+    underlay(family, 200)
+}
+
+/// The pod network of the whole cluster.
+pub fn cluster_cidr(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "10.244.0.0/16",
+        Family::V6 => "fd00:244::/48",
+    }
 }
 
 fn in_pod_network(family: Family, node: u8, host: u8) -> IpAddr {
@@ -118,6 +182,14 @@ pub fn pod_prefix(family: Family) -> u8 {
 /// A node's pod network, as written in `spec.podCIDRs`.
 pub fn pod_cidr(family: Family, node: u8) -> String {
     format!("{}/{}", in_pod_network(family, node, 0), pod_prefix(family))
+}
+
+/// The range that ClusterIPs are given from.
+pub fn service_cidr(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "10.96.0.0/16",
+        Family::V6 => "fd00:96::/112",
+    }
 }
 
 /// A ClusterIP: 10.96.0.`index` or fd00:96::`index`.

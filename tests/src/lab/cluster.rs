@@ -12,12 +12,15 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::address::{self, Family};
-use super::options::{Builder, Options};
+use super::options::{Builder, InterNode, Options, PodNetwork};
 use super::place::{Place, run_batch};
-use super::{residue, system, topology};
+use super::{netfilter, paths, residue, system, topology};
 
 /// Labs made by this process so far; part of the name.
 static COUNTER: AtomicU32 = AtomicU32::new(1);
+
+/// The cgroup of pods' processes that no agent manages, below the lab's.
+const VMS: &str = "vms";
 
 /// The clean-up before the first lab.
 static CLEAN: Once = Once::new();
@@ -45,6 +48,14 @@ impl Pod {
     /// The pod's address.
     pub fn address(&self, family: Family) -> IpAddr {
         address::pod(family, self.node, self.index)
+    }
+
+    /// The pod as a virtual machine: its network, but a cgroup that no agent manages, so that no
+    /// hook sees its sockets and the node knows its packets only.
+    pub fn as_vm(&self) -> Place {
+        let lab = self.place.cgroup().ancestors().nth(2).expect("a pod's cgroup is lab/node/pod");
+        let vm = self.place.in_cgroup(lab.join(VMS));
+        vm.named(format!("{} (vm)", self.place.name()))
     }
 }
 
@@ -104,6 +115,23 @@ impl Node {
         &self.pods
     }
 
+    /// Its address on the second underlay, in labs that have one.
+    pub fn second_address(&self, family: Family) -> IpAddr {
+        address::second_node(family, self.index)
+    }
+
+    /// Every address of its own that a masquerade may choose: underlay, pod bridge, VXLAN.
+    pub fn own_addresses(&self, family: Family) -> Vec<IpAddr> {
+        let of_node = [address::node, address::second_node, address::pod_gateway, address::vxlan];
+        of_node.iter().map(|address| address(family, self.index)).collect()
+    }
+
+    /// Packets its firewall dropped because conntrack called them invalid; needs
+    /// [`Builder::drop_invalid`].
+    pub fn invalid_packets(&self) -> Result<u64> {
+        netfilter::invalid_packets(&self.place)
+    }
+
     /// The pods' network in this family, as in `spec.podCIDRs`.
     pub fn pod_cidr(&self, family: Family) -> String {
         address::pod_cidr(family, self.index)
@@ -125,6 +153,7 @@ pub struct Lab {
     options: Options,
     nodes: Vec<Node>,
     outside: Place,
+    distant: Place,
     keep: bool,
 }
 
@@ -154,6 +183,11 @@ impl Lab {
         system::require_root()?;
         system::bpffs()?;
         ensure!((1..=20).contains(&options.nodes), "a lab has 1 to 20 nodes");
+        let tunnelled = options.inter_node == InterNode::Vxlan;
+        ensure!(
+            !(options.second_uplink && tunnelled),
+            "EKS has no tunnels: two uplinks are direct"
+        );
         // Once per process: what killed runs left behind. Failing at it is not this lab's failure.
         CLEAN.call_once(|| {
             if let Err(error) = residue::clean_stale() {
@@ -196,11 +230,13 @@ impl Lab {
         });
         let nodes = nodes.collect();
         let outside = Place::new("outside".into(), namespace("outside"), root.join("outside"));
-        Ok(Lab { id, options, nodes, outside, keep: false })
+        let distant = Place::new("distant".into(), namespace("distant"), root.join("outside"));
+        Ok(Lab { id, options, nodes, outside, distant, keep: false })
     }
 
     fn make_directories(&self) -> Result<()> {
-        let mut directories = vec![self.outside.cgroup().to_owned()];
+        let vms = residue::cgroup_of(&self.id).join(VMS);
+        let mut directories = vec![self.outside.cgroup().to_owned(), vms];
         for node in &self.nodes {
             directories.extend([node.agent.cgroup().to_owned(), node.cgroup().to_owned()]);
             directories.extend([node.bpffs.clone(), node.manifests()]);
@@ -223,6 +259,7 @@ impl Lab {
         for (node, namespace) in self.nodes.iter().zip(&names[2..]) {
             node.sysctl(topology::COMMON_SYSCTLS)?;
             node.sysctl(topology::ROUTER_SYSCTLS)?;
+            node.sysctl(&topology::node_sysctls(&self.options))?;
             members.push((node.name().to_owned(), namespace.clone()));
         }
         net.ip(&topology::underlay(&self.options, &members))?;
@@ -230,8 +267,50 @@ impl Lab {
         for node in &self.nodes {
             node.ip(&topology::node(&self.options, node.index))?;
             node.bridge(&topology::forwarding(&self.options, node.index))?;
+            node.nft(&netfilter::rules(&self.options, node.index))?;
+        }
+        if self.options.second_uplink {
+            self.make_second_uplinks(&members)?;
+        }
+        self.options.hop_mtu.map_or(Ok(()), |mtu| self.make_distant_client(mtu))
+    }
+
+    fn make_second_uplinks(&self, members: &[(String, String)]) -> Result<()> {
+        let net = self.underlay();
+        net.sysctl(topology::ROUTER_SYSCTLS)?;
+        net.ip(&paths::second_underlay(&self.options, members))?;
+        self.outside.ip(&paths::second_outside(&self.options))?;
+        for node in &self.nodes {
+            node.ip(&paths::second_uplink(&self.options, node.index))?;
+            for &family in self.options.families.list() {
+                node.ip_of(family, &paths::second_uplink_rules(family, node.index))?;
+            }
         }
         Ok(())
+    }
+
+    /// The narrow hop's routers and the client behind them.
+    fn make_distant_client(&self, mtu: u32) -> Result<()> {
+        let names = ["distant", "r1", "r2"].map(|name| format!("{}-{name}", self.id));
+        add_namespaces(&names)?;
+        let router = |at: usize| {
+            let netns = Path::new(system::NETNS_DIR).join(&names[at]);
+            Place::new(names[at].clone(), netns, self.outside.cgroup().to_owned())
+        };
+        let (far, near) = (router(1), router(2));
+        for place in [&self.distant, &far, &near] {
+            place.sysctl(topology::COMMON_SYSCTLS)?;
+        }
+        far.sysctl(topology::ROUTER_SYSCTLS)?;
+        near.sysctl(topology::ROUTER_SYSCTLS)?;
+        self.underlay().ip(&[
+            format!("link add r2 type veth peer name eth0 netns {}", names[2]),
+            "link set r2 master br0 up".into(),
+        ])?;
+        near.ip(&paths::near_router(&self.options, mtu, &names[1]))?;
+        far.ip(&paths::far_router(&self.options, &names[0]))?;
+        self.distant.ip(&paths::distant(&self.options))?;
+        self.nodes.iter().try_for_each(|node| node.ip(&paths::to_distant(&self.options)))
     }
 
     /// The wire between the nodes, for packet captures and for loss.
@@ -348,11 +427,34 @@ impl Lab {
         &self.outside
     }
 
+    /// The client behind the narrow hop; only in labs built with [`Builder::distant_client`].
+    pub fn distant(&self) -> &Place {
+        &self.distant
+    }
+
+    /// Lets a pod leave its node by the second uplink, as a pod on a secondary ENI does.
+    pub fn leave_by_second_uplink(&self, node: &str, pod: &str) -> Result<()> {
+        let index = self.pod(node, pod).index;
+        let node = self.node(node);
+        self.families().iter().try_for_each(|&family| {
+            node.ip_of(family, &[paths::by_second_uplink(family, node.index, index)])
+        })
+    }
+
+    /// The node's device that a pod's packets arrive at as its gateway.
+    pub fn gateway_device(&self, pod: &Pod) -> String {
+        match self.options.pod_network {
+            PodNetwork::Bridge => "cni0".to_owned(),
+            PodNetwork::PointToPoint => topology::pod_device(&self.options, pod.index),
+        }
+    }
+
     /// Every place in the lab: nodes, pods, the outside client.
     pub fn places(&self) -> Vec<&Place> {
         let hosts = self.nodes.iter().map(|node| &node.place);
         let pods = self.nodes.iter().flat_map(|node| node.pods.iter().map(|pod| &pod.place));
-        hosts.chain(pods).chain([&self.outside]).collect()
+        let distant = self.options.hop_mtu.map(|_| &self.distant);
+        hosts.chain(pods).chain([&self.outside]).chain(distant).collect()
     }
 
     /// A place by the name a person types: `n1`, `n1/web-0`, `web-0`, `outside`.

@@ -13,13 +13,16 @@
 //!
 //! Read in this order: [`options`] (what can be chosen), [`address`] (who has which address),
 //! [`place`] (how a process gets into a namespace and a cgroup), [`topology`] (the `ip` lines),
+//! [`paths`] (a second uplink, a distant client), [`netfilter`] (rules that others make on nodes),
 //! [`cluster`] (the [`Lab`] itself), [`residue`] (teardown, and what must not be left).
 //!
 //! Every lab has its own underlay, so the same addresses serve all labs and labs run in parallel.
 
 pub mod address;
 pub mod cluster;
+mod netfilter;
 pub mod options;
+mod paths;
 pub mod place;
 pub mod residue;
 pub mod system;
@@ -27,5 +30,5 @@ mod topology;
 
 pub use address::Family;
 pub use cluster::{Lab, Node, Pod};
-pub use options::{Builder, Families, InterNode, Options, PodNetwork};
+pub use options::{Builder, CniMasquerade, Families, InterNode, Options, PodNetwork, ReversePath};
 pub use place::Place;

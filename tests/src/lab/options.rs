@@ -58,6 +58,41 @@ impl Families {
     }
 }
 
+/// What nodes do with packets that came in by another device than the way back to their source
+/// (`rp_filter`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReversePath {
+    /// 0: nothing is looked at.
+    Off,
+    /// 1: they are dropped.
+    Strict,
+    /// 2: dropped only if there is no way back at all; systemd's default.
+    Loose,
+}
+
+impl ReversePath {
+    /// Every choice.
+    pub const ALL: [ReversePath; 3] = [ReversePath::Off, ReversePath::Strict, ReversePath::Loose];
+
+    /// The value of the setting.
+    pub fn setting(self) -> &'static str {
+        match self {
+            ReversePath::Off => "0",
+            ReversePath::Strict => "1",
+            ReversePath::Loose => "2",
+        }
+    }
+}
+
+/// The source NAT that a CNI plugin does with netfilter, on every node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CniMasquerade {
+    /// What pods send out of the pod network leaves with the node's address.
+    Outgoing,
+    /// That, and what strangers send to pods of other nodes, as flannel's rules do.
+    Flannel,
+}
+
 /// Everything a lab is built from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Options {
@@ -71,6 +106,18 @@ pub struct Options {
     pub inter_node: InterNode,
     /// Address families.
     pub families: Families,
+    /// The nodes' reverse path filter.
+    pub reverse_path: ReversePath,
+    /// Whether bridged frames pass netfilter's IP hooks; none: as the kernel has it.
+    pub bridge_netfilter: Option<bool>,
+    /// The CNI plugin's source NAT.
+    pub cni_masquerade: Option<CniMasquerade>,
+    /// Whether nodes drop forwarded packets that conntrack calls invalid.
+    pub drop_invalid: bool,
+    /// Whether nodes have a second device to a second underlay, as on EKS.
+    pub second_uplink: bool,
+    /// MTU of a hop between the nodes and a distant client; none: there is no such client.
+    pub hop_mtu: Option<u32>,
 }
 
 /// Collects options, then builds the lab.
@@ -88,6 +135,12 @@ impl Default for Builder {
             pod_network: PodNetwork::Bridge,
             inter_node: InterNode::Direct,
             families: Families::Dual,
+            reverse_path: ReversePath::Loose,
+            bridge_netfilter: None,
+            cni_masquerade: None,
+            drop_invalid: false,
+            second_uplink: false,
+            hop_mtu: None,
         };
         Builder { options, id: None }
     }
@@ -129,6 +182,44 @@ impl Builder {
     /// Address families.
     pub fn families(mut self, families: Families) -> Self {
         self.options.families = families;
+        self
+    }
+
+    /// The nodes' reverse path filter; without this it is loose.
+    pub fn reverse_path(mut self, filter: ReversePath) -> Self {
+        self.options.reverse_path = filter;
+        self
+    }
+
+    /// `bridge-nf-call-iptables` and its IPv6 twin on every node.
+    pub fn bridge_netfilter(mut self, on: bool) -> Self {
+        self.options.bridge_netfilter = Some(on);
+        self
+    }
+
+    /// The CNI plugin's source NAT on every node.
+    pub fn cni_masquerade(mut self, masquerade: CniMasquerade) -> Self {
+        self.options.cni_masquerade = Some(masquerade);
+        self
+    }
+
+    /// A forward chain on every node that drops what conntrack calls invalid, and counts it:
+    /// [`super::Node::invalid_packets`].
+    pub fn drop_invalid(mut self) -> Self {
+        self.options.drop_invalid = true;
+        self
+    }
+
+    /// A second device on every node and on the outside client; pods leave by it after
+    /// [`Lab::leave_by_second_uplink`].
+    pub fn second_uplink(mut self) -> Self {
+        self.options.second_uplink = true;
+        self
+    }
+
+    /// A client behind two routers, with this MTU between them: [`Lab::distant`].
+    pub fn distant_client(mut self, hop_mtu: u32) -> Self {
+        self.options.hop_mtu = Some(hop_mtu);
         self
     }
 

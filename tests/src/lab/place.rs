@@ -11,6 +11,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::address::Family;
+
 /// A network namespace and a cgroup to run processes in.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -46,6 +48,11 @@ impl Place {
         &self.cgroup
     }
 
+    /// The same place under another name.
+    pub(super) fn named(self, name: String) -> Place {
+        Place { name, ..self }
+    }
+
     /// The same namespace with another cgroup.
     pub fn in_cgroup(&self, cgroup: PathBuf) -> Place {
         Place { cgroup, ..self.clone() }
@@ -66,20 +73,41 @@ impl Place {
 
     /// Runs lines of `ip` in the namespace, e.g. `route add 203.0.113.0/24 via 192.168.50.11`.
     pub fn ip(&self, lines: &[String]) -> Result<()> {
-        self.batch("ip", lines)
+        self.batch("ip", &[], lines)
+    }
+
+    /// The same for lines that do not tell their family: `rule add`.
+    pub fn ip_of(&self, family: Family, lines: &[String]) -> Result<()> {
+        let flag = match family {
+            Family::V4 => "-4",
+            Family::V6 => "-6",
+        };
+        self.batch("ip", &[flag], lines)
     }
 
     /// Runs lines of `bridge` in the namespace.
     pub fn bridge(&self, lines: &[String]) -> Result<()> {
-        self.batch("bridge", lines)
+        self.batch("bridge", &[], lines)
     }
 
-    fn batch(&self, tool: &str, lines: &[String]) -> Result<()> {
+    /// Loads nftables rules in the namespace.
+    pub fn nft(&self, rules: &str) -> Result<()> {
+        if rules.is_empty() {
+            return Ok(());
+        }
+        let mut command = self.command("nft");
+        command.args(["-f", "-"]);
+        feed(command, rules).with_context(|| format!("nft in {}", self.name))
+    }
+
+    fn batch(&self, tool: &str, flags: &[&str], lines: &[String]) -> Result<()> {
         if lines.is_empty() {
             return Ok(());
         }
         let context = || format!("{tool} in {}", self.name);
-        run_batch(self.command(tool), &lines.join("\n")).with_context(context)
+        let mut command = self.command(tool);
+        command.args(flags);
+        run_batch(command, &lines.join("\n")).with_context(context)
     }
 
     /// Runs a closure on a thread that has entered the network namespace.
@@ -113,7 +141,13 @@ impl Place {
 
 /// Feeds lines to `ip -batch -` or `bridge -batch -`; fails with what the tool said.
 pub(super) fn run_batch(mut command: Command, lines: &str) -> Result<()> {
-    command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null());
+    command.args(["-batch", "-"]);
+    feed(command, lines)
+}
+
+/// Gives a tool its input; fails with what it said.
+fn feed(mut command: Command, lines: &str) -> Result<()> {
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
     let mut child = command.stderr(Stdio::piped()).spawn().context("start the tool")?;
     let Some(mut stdin) = child.stdin.take() else { bail!("no stdin") };
     stdin.write_all(lines.as_bytes()).context("write the batch")?;

@@ -18,24 +18,40 @@ pub const COMMON_SYSCTLS: &[(&str, &str)] = &[
     ("ipv6/conf/default/router_solicitations", "0"),
 ];
 
-/// Settings of namespaces that forward. Loose reverse path filtering is systemd's default.
+/// Settings of namespaces that forward, routers and nodes. They filter no reverse path.
 pub const ROUTER_SYSCTLS: &[(&str, &str)] = &[
     ("ipv4/ip_forward", "1"),
     ("ipv6/conf/all/forwarding", "1"),
     ("ipv6/conf/default/forwarding", "1"),
     ("ipv4/conf/all/rp_filter", "0"),
-    ("ipv4/conf/default/rp_filter", "2"),
+    ("ipv4/conf/default/rp_filter", "0"),
 ];
 
+/// Settings of nodes besides: what the options say. Devices take theirs from `default` when they
+/// are made, so this comes first.
+pub fn node_sysctls(options: &Options) -> Vec<(&'static str, &'static str)> {
+    let mut settings = vec![("ipv4/conf/default/rp_filter", options.reverse_path.setting())];
+    if let Some(on) = options.bridge_netfilter {
+        let value = if on { "1" } else { "0" };
+        settings.push(("bridge/bridge-nf-call-iptables", value));
+        settings.push(("bridge/bridge-nf-call-ip6tables", value));
+    }
+    settings
+}
+
 /// The default route's prefix. Written out, because a batch knows no `-6`.
-fn everywhere(family: Family) -> &'static str {
+pub(super) fn everywhere(family: Family) -> &'static str {
     match family {
         Family::V4 => "0.0.0.0/0",
         Family::V6 => "::/0",
     }
 }
 
-fn address_line(options: &Options, device: &str, pick: impl Fn(Family) -> String) -> Vec<String> {
+pub(super) fn address_line(
+    options: &Options,
+    device: &str,
+    pick: impl Fn(Family) -> String,
+) -> Vec<String> {
     let families = options.families.list().iter();
     families.map(|&f| format!("addr add {} dev {device} nodad", pick(f))).collect()
 }
@@ -103,7 +119,8 @@ fn pod_mtu(options: &Options) -> u32 {
     if options.inter_node == InterNode::Vxlan { VXLAN_MTU } else { 1500 }
 }
 
-fn direct_routes(options: &Options, node: u8) -> Vec<String> {
+/// The way to a node's pods over the underlay.
+pub fn direct_routes(options: &Options, node: u8) -> Vec<String> {
     let families = options.families.list().iter();
     families
         .map(|&f| {

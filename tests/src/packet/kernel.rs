@@ -28,7 +28,8 @@ use crate::lab::system;
 /// Bytes of a frame that comes back, at most: the kernel makes no longer ones here.
 const FRAME_BYTES_MAX: usize = 4096;
 /// Rows of the maps: enough for every test, and quickly made.
-const CAPACITY: Capacity = Capacity { services: 256, backends: 256, slots: 1024, frontends: 1024 };
+const CAPACITY: Capacity =
+    Capacity { services: 256, backends: 256, slots: 1024, frontends: 1024, sources: 256 };
 /// Entries for established flows.
 pub const FLOWS: u32 = 16_384;
 /// Entries for flows that were not answered. The kernel begins to make room a little before they are

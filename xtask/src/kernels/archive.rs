@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::command::{self, Log};
 use crate::packages::{KERNEL, KERNEL_PARTS};
@@ -85,11 +85,20 @@ pub fn unpack_program(package: &str, root: &Path, log: &Log) -> Result<()> {
     // NoLocking: nothing of the system's is written, so root is not needed.
     install.args(["install", "-y", "--no-install-recommends", "--download-only"]);
     install.args(["-o", "Debug::NoLocking=1", "-t", wanted, package]);
-    log.run(&format!("fetching {package} from {wanted}"), &mut install)?;
+    fetch(&format!("fetching {package} from {wanted}"), &mut install, log)?;
     let files = debs_in(&view.dir.join("cache/archives"))?;
     unpack(&files, root)?;
     view.remove();
     Ok(())
+}
+
+/// Runs one of apt's commands. A failure is the reason why a kernel is skipped: one line of it.
+fn fetch(title: &str, apt: &mut Command, log: &Log) -> Result<()> {
+    log.run(title, apt).map_err(|_| {
+        let tail = log.tail();
+        let said = tail.lines().map(str::trim).find(|line| line.starts_with("E: "));
+        anyhow!("{title} failed: {}", said.unwrap_or("see target/kernels/fetch.log"))
+    })
 }
 
 /// Some releases of Debian, and nothing else, as apt's world.
@@ -117,7 +126,8 @@ impl View {
         let mut update = view.apt("apt-get");
         // A list that cannot be had is otherwise only a warning.
         update.args(["update", "--error-on=any"]);
-        log.run(&format!("fetching package lists of {}", view.suites.join(", ")), &mut update)?;
+        let title = format!("fetching package lists of {}", view.suites.join(", "));
+        fetch(&title, &mut update, log)?;
         Ok(view)
     }
 
@@ -131,7 +141,9 @@ impl View {
             at("Dir::State::lists", "lists"),
             at("Dir::Cache", "cache"),
             "Acquire::Languages=none".to_owned(),
-            "Acquire::Retries=3".to_owned(),
+            // Offline, this should be found out soon.
+            "Acquire::Retries=1".to_owned(),
+            "Acquire::http::Timeout=15".to_owned(),
             // apt's own user may not be allowed to write below this directory.
             "APT::Sandbox::User=root".to_owned(),
         ] {
@@ -152,7 +164,7 @@ impl View {
     fn download(&self, packages: &[String], log: &Log) -> Result<Vec<PathBuf>> {
         let mut download = self.apt("apt-get");
         download.arg("download").args(packages);
-        log.run(&format!("fetching {}", packages[0]), &mut download)?;
+        fetch(&format!("fetching {}", packages[0]), &mut download, log)?;
         debs_in(&self.dir.join("debs"))
     }
 

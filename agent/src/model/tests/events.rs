@@ -196,7 +196,7 @@ fn the_model_can_move_to_another_thread() {
 
 #[test]
 fn what_a_list_names_but_cannot_show_keeps_its_last_good_state() {
-    let mut model = Model::new(HERE);
+    let mut model = model();
     let object = service("svc", json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}));
     apply(&mut model, [Event::Begin(Kind::Service), object, Event::Complete(Kind::Service)]);
     let before = desired(&model);
@@ -217,7 +217,7 @@ fn what_a_list_names_but_cannot_show_keeps_its_last_good_state() {
 
 #[test]
 fn a_node_that_nobody_knows_is_a_condition() {
-    let mut model = Model::new(HERE);
+    let mut model = model();
     model.apply(Event::Begin(Kind::Node));
     assert!(model.conditions().is_empty(), "the list is not complete");
     model.apply(Event::Complete(Kind::Node));

@@ -60,6 +60,13 @@ fn policies_choose_the_list_of_each_frontend() {
     let going_away: Value = at("elsewhere", &[2, 3], true).into();
     let going_here: Value =
         at(HERE, &[1], true).into_iter().chain(at("elsewhere", &[2], true)).collect();
+    // A pod that runs here or there, beside ones that terminate or are not ready.
+    let with = |more: [Vec<Value>; 2]| -> Value { more.into_iter().flatten().collect() };
+    let ready_and_going = with([at(HERE, &[1], false), at(HERE, &[4, 5], true)]);
+    let going_here_ready_away = with([at(HERE, &[4], true), at("elsewhere", &[2, 3], false)]);
+    let unready = json!({"addresses": ["10.0.0.6"], "nodeName": HERE,
+                         "conditions": {"ready": false, "serving": true}});
+    let unready_here_ready_away = with([vec![unready], at("elsewhere", &[2, 3], false)]);
     let dead = json!([{"addresses": ["10.0.0.1"], "nodeName": HERE,
                        "conditions": {"ready": false, "serving": false}}]);
     let none = json!([]);
@@ -77,7 +84,18 @@ fn policies_choose_the_list_of_each_frontend() {
         ("Cluster", "Local", &going_away, ["2", "2", "2", "DROP"]),
         ("Cluster", "Local", &going_here, ["2", "2", "2", "1"]),
         ("Local", "Local", &going_here, ["1", "1", "2", "1"]),
+        // Terminating or unready ones beside ready ones.
+        ("Cluster", "Cluster", &ready_and_going, ["1", "1", "1", "1"]),
+        ("Cluster", "Local", &ready_and_going, ["1", "1", "1", "1"]),
+        ("Local", "Local", &ready_and_going, ["1", "1", "1", "1"]),
+        ("Cluster", "Cluster", &going_here_ready_away, ["2", "2", "2", "2"]),
+        ("Cluster", "Local", &going_here_ready_away, ["2", "2", "2", "1"]),
+        ("Local", "Cluster", &going_here_ready_away, ["1", "1", "2", "2"]),
+        ("Local", "Local", &going_here_ready_away, ["1", "1", "2", "1"]),
+        ("Cluster", "Local", &unready_here_ready_away, ["2", "2", "2", "DROP"]),
+        ("Local", "Cluster", &unready_here_ready_away, ["DROP", "DROP", "2", "2"]),
         // Nothing usable, nothing at all.
+        ("Cluster", "Local", &dead, ["REJECT"; 4]),
         ("Cluster", "Cluster", &dead, ["REJECT"; 4]),
         ("Local", "Local", &dead, ["REJECT"; 4]),
         ("Cluster", "Local", &none, ["REJECT"; 4]),
@@ -138,6 +156,46 @@ fn the_external_policy_counts_only_for_types_that_have_one() {
     }
 }
 
+#[test]
+fn an_external_ip_under_policy_local_drops_and_then_rejects() {
+    let mut model = model();
+    let spec = json!({"type": "ClusterIP", "externalTrafficPolicy": "Local",
+                      "externalIPs": ["203.0.113.1"]});
+    apply(&mut model, [service("svc", spec), slice("a", json!(at("elsewhere", &[1], false)))]);
+    let answers = |model: &Model| {
+        let family = only_v4(model);
+        [(FrontendKind::ClusterIp, true), (FrontendKind::ExternalIp, true)]
+            .into_iter()
+            .chain([(FrontendKind::ClusterIp, false), (FrontendKind::ExternalIp, false)])
+            .map(|(kind, near)| answer(&family, kind, near))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(answers(&model), ["1", "1", "1", "DROP"]);
+    model.apply(delete(Kind::EndpointSlice, "a"));
+    assert_eq!(answers(&model), ["REJECT"; 4]);
+}
+
+#[test]
+fn one_port_number_of_three_protocols_is_three_ports() {
+    let mut model = model();
+    let ports: Vec<Value> = ["TCP", "UDP", "SCTP"]
+        .map(|protocol| json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": 53}))
+        .into();
+    model.apply(service("svc", json!({"ports": ports})));
+    for (n, protocol) in [(1, "TCP"), (2, "UDP"), (3, "SCTP")] {
+        let port = json!([{"name": protocol.to_lowercase(), "protocol": protocol, "port": 5353}]);
+        let endpoint = json!([{"addresses": [format!("10.0.0.{n}")]}]);
+        model.apply(slice_with(protocol, json!({"ports": port, "endpoints": endpoint})));
+    }
+    let ports = desired(&model).ports;
+    for (port, expected) in ports.iter().zip(["10.0.0.1:5353", "10.0.0.2:5353", "10.0.0.3:5353"]) {
+        assert_eq!(addresses(&port.v4, List::Cluster), [expected]);
+        let own = frontend(&port.v4, FrontendKind::ClusterIp);
+        assert_eq!((own.key.port.get(), own.key.protocol), (53, port.protocol as u8));
+    }
+    assert_eq!(ports.len(), 3);
+}
+
 fn node_ports(model: &Model) -> Vec<String> {
     let all = frontends(&only_v4(model));
     all.iter().filter_map(|text| text.strip_prefix("NodePort ").map(str::to_owned)).collect()
@@ -181,6 +239,7 @@ fn ipv6_node_ports_fall_back_by_family() {
     let mut keys: Vec<String> =
         port.v6.frontends.iter().map(|frontend| format!("{:?}", frontend.key.address)).collect();
     keys.sort_unstable();
+    keys.dedup();
     assert_eq!(keys, ["2001:db8::5", "::", "::1", "fd00::1"]);
     assert!(port.v4.frontends.is_empty());
 }
@@ -194,6 +253,7 @@ fn one_address_of_several_kinds_is_one_frontend() {
     let status = json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.1"}]}});
     apply(&mut model, [node("", &["192.0.2.1"]), service_with("svc", spec, status, json!({}))]);
     let expected = [
+        "Address 10.96.0.1:0",
         "ClusterIP 10.96.0.1:80",
         "ExternalIP 192.0.2.1:80",
         "LoadBalancer 198.51.100.1:80",

@@ -3,8 +3,11 @@
 mod endpoints;
 mod events;
 mod frontends;
+mod networks;
+mod policy;
 mod selection;
 mod services;
+mod sources;
 
 use millrace_common::address::V4;
 use millrace_common::frontend::{Frontend, Kind as FrontendKind};
@@ -12,13 +15,14 @@ use serde_json::{Value, json};
 
 use super::Model;
 use super::desired::{Desired, DesiredFamily, DesiredFrontend, List};
+use crate::settings::Policy;
 use crate::source::{Event, Kind, Object, ObjectName};
 
 /// The node the model is of.
 const HERE: &str = "here";
 
 fn model() -> Model {
-    Model::new(HERE)
+    Model::new(HERE, Policy::default())
 }
 
 /// Service `default/NAME` with this spec over an ordinary one, as an event.

@@ -42,13 +42,13 @@ fn a_family_without_a_cluster_ip_gets_nothing_at_all() {
     });
     apply(&mut model, [node("", &["192.0.2.1", "2001:db8::9"]), service("svc", spec.clone())]);
     let port = desired(&model).ports.remove(0);
-    assert_eq!((port.v4.frontends.len(), port.v6.frontends.len()), (5, 0));
+    assert_eq!((port.v4.frontends.len(), port.v6.frontends.len()), (6, 0));
     let mut dual = spec;
     dual["clusterIPs"] = json!(["fd00::1", "10.96.0.1"]);
     dual["ipFamilies"] = json!(["IPv6", "IPv4"]);
     model.apply(service("svc", dual));
     let port = desired(&model).ports.remove(0);
-    assert_eq!((port.v4.frontends.len(), port.v6.frontends.len()), (5, 5));
+    assert_eq!((port.v4.frontends.len(), port.v6.frontends.len()), (6, 6));
     assert_eq!(port.v6.frontends.iter().filter(|f| f.kind == FrontendKind::ClusterIp).count(), 1);
 }
 
@@ -89,9 +89,12 @@ fn bad_ips_are_read_leniently_or_skipped() {
     let status = json!({"loadBalancer": {"ingress": [
         {"ip": "198.051.100.001"}, {"ip": "198.51.100"}, {"hostname": "lb.example"},
         {"ip": "198.51.100.2", "ipMode": "Proxy"}, {"ip": "198.51.100.3", "ipMode": "VIP"},
+        {"ip": "198.51.100.4", "ipMode": "proxy"}, {"ip": "", "ipMode": "garbage"},
+        {"ip": "127.0.0.1", "ipMode": "VIP"}, {"ip": "garbage", "ipMode": "Proxy"},
     ]}});
     model.apply(service_with("svc", spec, status, json!({})));
     let expected = [
+        "Address 10.96.0.1:0",
         "ClusterIP 10.96.0.1:80",
         "ExternalIP 203.0.113.1:80",
         "ExternalIP 203.0.113.2:80",
@@ -107,9 +110,12 @@ fn bad_ips_are_read_leniently_or_skipped() {
         "spec.loadBalancerSourceRanges[1]",
         "spec.loadBalancerSourceRanges[2]",
         "status.loadBalancer.ingress[1].ip",
+        "status.loadBalancer.ingress[5].ipMode",
+        "status.loadBalancer.ingress[7].ip",
     ];
     assert_eq!(keys, bad.map(|field| format!("Service default/svc: {field}")));
-    assert_eq!(model.source_ranges(&name("svc")), ["10.0.0.0/8".parse().unwrap()]);
+    let ranges: Vec<_> = only_v4(&model).sources.iter().map(|range| range.length).collect();
+    assert_eq!(ranges, [8]);
 }
 
 #[test]

@@ -10,6 +10,7 @@ fn tight(map: Map) -> Capacity {
         Map::Services => capacity.services = 1,
         Map::BackendsV4 | Map::BackendsV6 => capacity.backends = 4,
         Map::Slots => capacity.slots = 3,
+        Map::SourcesV4 | Map::SourcesV6 => capacity.sources = 3,
         Map::FrontendsV4 | Map::FrontendsV6 => capacity.frontends = 1,
     }
     capacity
@@ -83,11 +84,12 @@ fn a_full_second_family_undoes_the_first() {
         local: Vec::new(),
         serving: places(&[1, 2]),
         frontends: vec![frontend(1, Kind::ClusterIp, List::Cluster)],
+        sources: Vec::new(),
     };
     assert_eq!(bench.planner.plan(&dual, bench.now).unwrap_err().map, Map::Slots);
     assert!(bench.planner.services().is_empty());
     let planned = bench.plan(&simple("b", 1, &[1, 2, 3]));
-    assert_eq!(planned.ops.first().map(verb), Some("name"));
+    assert_eq!(planned.ops.get(1).map(verb), Some("name"));
     assert_eq!(bench.maps.services.keys().collect::<Vec<_>>(), [&1]);
 }
 

@@ -1,14 +1,19 @@
 //! The maps as ordinary ones, with what must hold between any two operations.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use millrace_common::address::{Address, V4, V6};
 use millrace_common::backend::{Backend, state};
-use millrace_common::frontend::{Frontend, FrontendKey, SlotRange};
+use millrace_common::frontend::{Frontend, FrontendKey, SlotRange, flags};
+use millrace_common::node::{SERVICE_BITS, SourceKey};
 use millrace_common::service::ServiceRow;
 
+use super::TestFamily;
 use crate::plan::op::{Capacity, Op, Snapshot};
+
+/// Clients that are asked for: addresses number 0 and up.
+const CLIENTS: u8 = u32::BITS as u8;
 
 /// All maps the planner writes.
 #[derive(Clone)]
@@ -18,6 +23,8 @@ pub(crate) struct Maps {
     pub(crate) v4: Family<V4>,
     pub(crate) v6: Family<V6>,
     pub(crate) slots: Vec<u32>,
+    /// Ids whose traffic was zeroed, and that were not given out since.
+    zeroed: BTreeSet<u32>,
 }
 
 /// Those of one family.
@@ -25,6 +32,7 @@ pub(crate) struct Maps {
 pub(crate) struct Family<A> {
     pub(crate) backends: BTreeMap<u32, Backend<A>>,
     pub(crate) frontends: BTreeMap<FrontendKey<A>, Frontend>,
+    pub(crate) sources: BTreeSet<SourceKey<A>>,
 }
 
 /// What a client sees behind a frontend: the service, the flags that matter, both sets of backends.
@@ -40,12 +48,19 @@ pub(crate) struct Answer {
 /// All answers, by address, port and protocol.
 pub(crate) type Answers = BTreeMap<(IpAddr, u16, u8), Answer>;
 
+/// By frontend: which clients may use it, and which ones its service's ranges contain; a bit each.
+pub(crate) type Admitted = BTreeMap<(IpAddr, u16, u8), (u32, u32)>;
+
 impl Maps {
     pub(crate) fn new(capacity: Capacity) -> Self {
-        let family = Family { backends: BTreeMap::new(), frontends: BTreeMap::new() };
-        let v6 = Family { backends: BTreeMap::new(), frontends: BTreeMap::new() };
-        let slots = vec![0; capacity.slots as usize];
-        Self { capacity, services: BTreeMap::new(), v4: family, v6, slots }
+        Self {
+            capacity,
+            services: BTreeMap::new(),
+            v4: Family::new(),
+            v6: Family::new(),
+            slots: vec![0; capacity.slots as usize],
+            zeroed: BTreeSet::new(),
+        }
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
@@ -56,33 +71,53 @@ impl Maps {
             slots: self.slots.clone(),
             frontends_v4: self.v4.frontends.clone().into_iter().collect(),
             frontends_v6: self.v6.frontends.clone().into_iter().collect(),
+            sources_v4: self.v4.sources.iter().copied().collect(),
+            sources_v6: self.v6.sources.iter().copied().collect(),
         }
     }
 
     /// Carry operations out, checking after each that the maps are whole and that every frontend
-    /// answers as before all of them or as after.
+    /// answers as before all of them or as after, and to whom it answers.
     pub(crate) fn run(&mut self, ops: &[Op]) {
-        let before = self.answers();
+        let (before, admitted_before) = (self.answers(), self.admitted());
         let mut after = self.clone();
         ops.iter().for_each(|op| after.apply(op));
-        let after = after.answers();
+        let (after, admitted_after) = (after.answers(), after.admitted());
         for op in ops {
             self.check_slots_unused(op);
             self.apply(op);
-            for (key, answer) in self.answers() {
-                let known = [before.get(&key), after.get(&key)];
-                assert!(known.contains(&Some(&answer)), "{op:?}: {key:?} is mixed: {answer:?}");
+            let now = self.answers();
+            for (key, answer) in &now {
+                let known = [before.get(key), after.get(key)];
+                assert!(known.contains(&Some(answer)), "{op:?}: {key:?} is mixed: {answer:?}");
             }
             for key in before.keys().filter(|key| after.contains_key(key)) {
-                assert!(self.answers().contains_key(key), "{op:?}: {key:?} is away for a while");
+                assert!(now.contains_key(key), "{op:?}: {key:?} is away for a while");
+            }
+            for (key, (now, _)) in self.admitted() {
+                let known = [admitted_before.get(&key), admitted_after.get(&key)];
+                check_admitted(now, known).unwrap_or_else(|why| panic!("{op:?}: {key:?} {why}"));
             }
         }
+    }
+
+    /// Who may use each frontend.
+    pub(crate) fn admitted(&self) -> Admitted {
+        let mut admitted = Admitted::new();
+        self.v4.admitted(&mut admitted);
+        self.v6.admitted(&mut admitted);
+        admitted
     }
 
     /// Carry one operation out.
     pub(crate) fn apply(&mut self, op: &Op) {
         match op {
+            Op::NoTraffic(id) => {
+                assert!(!self.services.contains_key(id), "service {id} loses its counts");
+                self.zeroed.insert(*id);
+            }
             Op::Service(id, Some(row)) => {
+                assert!(self.zeroed.remove(id), "service {id} has the counts of another");
                 assert!((1..=self.capacity.services).contains(id));
                 self.services.insert(*id, *row);
                 assert!(self.services.len() <= self.capacity.services as usize);
@@ -96,6 +131,8 @@ impl Maps {
             }
             Op::FrontendV4(key, row) => self.v4.set_frontend(*key, *row, self.capacity),
             Op::FrontendV6(key, row) => self.v6.set_frontend(*key, *row, self.capacity),
+            Op::SourceV4(key, allowed) => self.v4.set_source(*key, *allowed, self.capacity),
+            Op::SourceV6(key, allowed) => self.v6.set_source(*key, *allowed, self.capacity),
         }
     }
 
@@ -121,7 +158,60 @@ impl Maps {
     }
 }
 
-impl<A: Address> Family<A> {
+/// Who was and will be let in is let in meanwhile, and nobody else but whom the service lets in
+/// elsewhere.
+fn check_admitted(now: u32, known: [Option<&(u32, u32)>; 2]) -> Result<(), String> {
+    let known = known.into_iter().flatten();
+    let (mut always, mut ever) = (u32::MAX, 0);
+    for (admitted, contained) in known {
+        always &= admitted;
+        ever |= admitted | contained;
+    }
+    if now & !ever != 0 {
+        return Err(format!("admits clients {:b}", now & !ever));
+    }
+    if always & !now != 0 {
+        return Err(format!("drops clients {:b}", always & !now));
+    }
+    Ok(())
+}
+
+/// Whether a range contains an address.
+fn contains<A: Address>(key: &SourceKey<A>, address: A) -> bool {
+    let bit = |address: &A, index: usize| address.as_bytes()[index / 8] >> (7 - index % 8) & 1;
+    let bits = (key.bits - SERVICE_BITS) as usize;
+    (0..bits).all(|index| bit(&address, index) == bit(&key.net.address, index))
+}
+
+impl<A: TestFamily> Family<A> {
+    const fn new() -> Self {
+        Self { backends: BTreeMap::new(), frontends: BTreeMap::new(), sources: BTreeSet::new() }
+    }
+
+    fn set_source(&mut self, key: SourceKey<A>, allowed: bool, capacity: Capacity) {
+        if allowed {
+            assert!(self.sources.insert(key), "{key:?} is there already");
+            assert!(self.sources.len() <= capacity.sources as usize);
+        } else {
+            assert!(self.sources.remove(&key), "{key:?} is not there");
+        }
+    }
+
+    fn admitted(&self, admitted: &mut Admitted) {
+        let mut contained: BTreeMap<[u8; 4], u32> = BTreeMap::new();
+        for range in &self.sources {
+            let clients = (0..CLIENTS).filter(|n| contains(range, A::address(*n)));
+            *contained.entry(range.net.service).or_default() |=
+                clients.fold(0, |all, n| all | 1 << n);
+        }
+        for (key, row) in &self.frontends {
+            let contained = contained.get(&row.service.to_be_bytes()).copied().unwrap_or(0);
+            let may = if row.has(flags::SOURCE_RANGES) { contained } else { u32::MAX };
+            let key = (key.address.into(), key.port.get(), key.protocol);
+            admitted.insert(key, (may, contained));
+        }
+    }
+
     fn set_backend(&mut self, id: u32, row: Backend<A>, capacity: Capacity) {
         assert!((1..capacity.backends).contains(&id) && row.generation != 0);
         let old = self.backends.insert(id, row);
@@ -144,6 +234,10 @@ impl<A: Address> Family<A> {
     }
 
     fn answers(&self, maps: &Maps, answers: &mut Answers) {
+        for key in &self.sources {
+            let service = u32::from_be_bytes(key.net.service);
+            assert!(maps.services.contains_key(&service), "{key:?} is of no service");
+        }
         for (key, row) in &self.frontends {
             let service = maps.services.get(&row.service);
             let service = service.unwrap_or_else(|| panic!("{key:?} is of no service"));

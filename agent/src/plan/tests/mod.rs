@@ -7,6 +7,7 @@ mod order;
 mod properties;
 mod recovery;
 mod scale;
+mod sources;
 mod world;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -24,7 +25,8 @@ use crate::model::desired::{
 };
 use crate::source::ObjectName;
 
-const ROOMY: Capacity = Capacity { services: 1000, backends: 1000, slots: 10_000, frontends: 1000 };
+const ROOMY: Capacity =
+    Capacity { services: 1000, backends: 1000, slots: 10_000, frontends: 1000, sources: 1000 };
 
 /// A planner and the maps it writes.
 struct Bench {
@@ -43,6 +45,11 @@ impl Bench {
         let planned = self.planner.plan(desired, self.now).unwrap();
         self.maps.run(&planned.ops);
         planned
+    }
+
+    /// What the maps answer, and to whom.
+    fn all_answers(&self) -> (maps::Answers, maps::Admitted) {
+        (self.maps.answers(), self.maps.admitted())
     }
 
     /// Let everything held come free.
@@ -66,7 +73,7 @@ fn places<A: TestFamily>(numbers: &[u8]) -> Vec<BackendAddress<A>> {
     places
 }
 
-trait TestFamily: millrace_common::address::Address {
+pub(crate) trait TestFamily: millrace_common::address::Address {
     fn address(n: u8) -> Self;
 }
 
@@ -97,6 +104,18 @@ fn frontend<A: TestFamily>(n: u8, kind: Kind, far: List) -> DesiredFrontend<A> {
     DesiredFrontend { key, kind, near, far, flags, affinity_secs: 0 }
 }
 
+/// ClusterIP number N as such.
+fn address(n: u8) -> DesiredFrontend<V4> {
+    DesiredFrontend {
+        key: FrontendKey::new(V4::address(n), Be16::new(0), 0),
+        kind: Kind::Address,
+        near: List::Nobody,
+        far: List::Nobody,
+        flags: Kind::Address.bits(),
+        affinity_secs: 0,
+    }
+}
+
 fn port(name: &str) -> DesiredPort {
     DesiredPort {
         name: name.into(),
@@ -118,6 +137,7 @@ fn simple(service: &str, n: u8, backends: &[u8]) -> Desired {
         local: Vec::new(),
         serving: places(backends),
         frontends: vec![frontend(n, Kind::ClusterIp, List::Cluster)],
+        sources: Vec::new(),
     };
     with_ports(service, vec![port])
 }
@@ -129,6 +149,7 @@ fn key(n: u8) -> FrontendKey<V4> {
 /// What an operation does, without its values.
 fn verb(op: &Op) -> &'static str {
     match op {
+        Op::NoTraffic(_) => "zero",
         Op::Service(_, Some(_)) => "name",
         Op::Service(_, None) => "unname",
         Op::BackendV4(_, row) if row.state == 0 => "gone",
@@ -137,6 +158,8 @@ fn verb(op: &Op) -> &'static str {
         Op::Slots(..) => "slots",
         Op::FrontendV4(_, Some(_)) | Op::FrontendV6(_, Some(_)) => "flip",
         Op::FrontendV4(_, None) | Op::FrontendV6(_, None) => "delete",
+        Op::SourceV4(_, true) | Op::SourceV6(_, true) => "allow",
+        Op::SourceV4(_, false) | Op::SourceV6(_, false) => "disallow",
     }
 }
 

@@ -10,7 +10,7 @@ use super::*;
 fn a_service_comes_changes_and_goes_in_safe_order() {
     let mut bench = Bench::new(ROOMY);
     let planned = bench.plan(&simple("a", 1, &[1, 2]));
-    assert_eq!(verbs(&planned), ["name", "backend", "backend", "slots", "flip"]);
+    assert_eq!(verbs(&planned), ["zero", "name", "backend", "backend", "slots", "flip"]);
     assert!(bench.plan(&simple("a", 1, &[1, 2])).ops.is_empty());
     let planned = bench.plan(&simple("a", 1, &[2, 3]));
     assert_eq!(verbs(&planned), ["backend", "slots", "flip", "gone"]);
@@ -93,9 +93,11 @@ fn families_and_ports_are_planned_together() {
         local: Vec::new(),
         serving: places(&[1, 2]),
         frontends: vec![frontend(1, Kind::ClusterIp, List::Cluster)],
+        sources: Vec::new(),
     };
     let planned = bench.plan(&desired);
-    let expected = ["name", "backend", "backend", "backend", "slots", "slots", "flip", "flip"];
+    let expected =
+        ["zero", "name", "backend", "backend", "backend", "slots", "slots", "flip", "flip"];
     assert_eq!(verbs(&planned), expected);
     // The port gets another name: another service id, the same frontend, never away.
     desired.ports[0].name = "web".into();

@@ -48,7 +48,7 @@ impl Watch {
                         assert!(since.is_none_or(|since| now - *since >= GRACE), "slot {slot}");
                     }
                 }
-                Op::FrontendV4(..) | Op::FrontendV6(..) => {}
+                _ => {}
             }
         }
         let after = slots_in_use(maps);
@@ -79,7 +79,7 @@ proptest! {
             watch.see(&planned.ops, &bench.maps, &before, bench.now);
             prop_assert!(bench.plan(&step.desired()).ops.is_empty(), "not done");
         }
-        prop_assert_eq!(bench.maps.answers(), from_scratch(&last(&steps)));
+        prop_assert_eq!(bench.all_answers(), from_scratch(&last(&steps)));
     }
 
     #[test]
@@ -133,7 +133,7 @@ proptest! {
         for desired in strangers.map(Desired::absent).collect::<Vec<_>>().iter().chain(&all) {
             bench.plan(desired);
         }
-        prop_assert_eq!(bench.maps.answers(), from_scratch(&all));
+        prop_assert_eq!(bench.all_answers(), from_scratch(&all));
 
         let (planner, repairs) = Planner::recover(ROOMY, bench.maps.snapshot());
         prop_assert_eq!(repairs, []);
@@ -144,12 +144,13 @@ proptest! {
     }
 
     #[test]
-    fn what_does_not_fit_leaves_no_trace_and_nothing_leaks(steps in steps(true), which in 0..4) {
+    fn what_does_not_fit_leaves_no_trace_and_nothing_leaks(steps in steps(true), which in 0..5) {
         let mut capacity = ROOMY;
         match which {
             0 => capacity.services = 3,
             1 => capacity.backends = 9,
             2 => capacity.slots = 12,
+            3 => capacity.sources = 3,
             _ => capacity.frontends = 4,
         }
         let mut bench = Bench::new(capacity);
@@ -174,6 +175,8 @@ proptest! {
         prop_assert_eq!(pools.v4.free(), capacity.backends - 1);
         prop_assert_eq!(pools.v6.free(), capacity.backends - 1);
         prop_assert_eq!(pools.slots.free(), capacity.slots);
+        prop_assert_eq!(pools.sources_v4.free(), capacity.sources);
+        prop_assert_eq!(pools.sources_v6.free(), capacity.sources);
         prop_assert_eq!(bench.planner.v4.len() + bench.planner.v6.len(), 0);
     }
 }

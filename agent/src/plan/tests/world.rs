@@ -6,6 +6,7 @@ use millrace_common::frontend::{Kind, flags};
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::sources::Range;
 
 /// The frontend that several services may want.
 pub(super) const SHARED: u8 = 200;
@@ -20,6 +21,8 @@ pub(super) struct PortSpec {
     external: Option<bool>,
     shared: Option<bool>,
     affinity_secs: u32,
+    /// Source ranges of the external frontend: number of an address, and bits that do not count.
+    ranges: Option<BTreeSet<(u8, u8)>>,
 }
 
 /// How one Service should be from some moment on.
@@ -38,8 +41,11 @@ fn numbers() -> impl Strategy<Value = BTreeSet<u8>> {
 fn port_spec(sharing: bool) -> impl Strategy<Value = PortSpec> {
     let as_cluster_ip = prop::bool::weighted(0.3);
     let shared = if sharing { prop::option::of(as_cluster_ip).boxed() } else { Just(None).boxed() };
-    (numbers(), numbers(), numbers(), any::<bool>(), any::<Option<bool>>(), shared, 0..2_u32)
-        .prop_map(|(cluster, local, draining, v6, external, shared, affinity_secs)| PortSpec {
+    let lists = (numbers(), numbers(), numbers());
+    let ranges = prop::collection::btree_set((0..32_u8, 0..4_u8), 0..4);
+    let ranges = prop::option::of(ranges);
+    (lists, any::<bool>(), any::<Option<bool>>(), shared, 0..2_u32, ranges).prop_map(
+        |((cluster, local, draining), v6, external, shared, affinity_secs, ranges)| PortSpec {
             cluster,
             local,
             draining,
@@ -47,7 +53,15 @@ fn port_spec(sharing: bool) -> impl Strategy<Value = PortSpec> {
             external,
             shared,
             affinity_secs,
-        })
+            ranges,
+        },
+    )
+}
+
+/// The range of address number `n` without its last bits.
+fn range<A: TestFamily>((n, free_bits): (u8, u8)) -> Range<A> {
+    let bits = u8::try_from(size_of::<A>() * 8).unwrap();
+    Range { address: A::address(n >> free_bits << free_bits), length: bits - free_bits }
 }
 
 /// A sequence of changes to four services with up to two ports each.
@@ -70,6 +84,11 @@ impl PortSpec {
             let far = if local { List::Local } else { List::Cluster };
             frontends.push(frontend(own + 100, Kind::LoadBalancer, far));
         }
+        let ranges = self.ranges.iter().filter(|_| self.external.is_some()).flatten();
+        let sources: BTreeSet<Range<A>> = ranges.map(|found| range(*found)).collect();
+        for frontend in frontends.iter_mut().filter(|found| found.kind == Kind::LoadBalancer) {
+            frontend.flags |= if self.ranges.is_some() { flags::SOURCE_RANGES } else { 0 };
+        }
         if let Some(as_cluster_ip) = self.shared {
             let kind = if as_cluster_ip { Kind::ClusterIp } else { Kind::NodePort };
             frontends.push(frontend(SHARED, kind, List::Cluster));
@@ -83,6 +102,7 @@ impl PortSpec {
             local: all(&self.local),
             serving: all(&serving.collect()),
             frontends,
+            sources: sources.into_iter().collect(),
         }
     }
 }
@@ -99,7 +119,11 @@ impl Step {
             port
         };
         let service = ["a", "b", "c", "d"][usize::from(self.service)];
-        with_ports(service, self.ports.iter().map(port).collect())
+        let mut ports: Vec<DesiredPort> = self.ports.iter().map(port).collect();
+        if let Some(first) = ports.first_mut() {
+            first.v4.frontends.push(address(10 + self.service * 2));
+        }
+        with_ports(service, ports)
     }
 }
 
@@ -109,13 +133,13 @@ pub(super) fn last(steps: &[Step]) -> Vec<Desired> {
     all.collect::<BTreeMap<_, _>>().into_values().collect()
 }
 
-/// The maps that lead to these answers when written from nothing.
-pub(super) fn from_scratch(desired: &[Desired]) -> maps::Answers {
+/// What the maps answer when written from nothing.
+pub(super) fn from_scratch(desired: &[Desired]) -> (maps::Answers, maps::Admitted) {
     let mut bench = Bench::new(ROOMY);
     for desired in desired {
         bench.plan(desired);
     }
-    bench.maps.answers()
+    bench.all_answers()
 }
 
 /// Plan until nobody is left to be planned again.

@@ -143,14 +143,17 @@ pub(super) fn meaning(api_version: Option<&str>, kind: Option<&str>) -> Meaning 
         Some("Service") => (Kind::Service, false),
         Some("EndpointSlice") => (Kind::EndpointSlice, false),
         Some("Node") => (Kind::Node, false),
+        Some("ServiceCIDR") => (Kind::ServiceCidr, false),
         Some("ServiceList") => (Kind::Service, true),
         Some("EndpointSliceList") => (Kind::EndpointSlice, true),
         Some("NodeList") => (Kind::Node, true),
+        Some("ServiceCIDRList") => (Kind::ServiceCidr, true),
         Some(_) => return Meaning::Other,
     };
     let (group, expected) = match kind {
         Kind::Service | Kind::Node => ("", "v1"),
         Kind::EndpointSlice => ("discovery.k8s.io", "discovery.k8s.io/v1"),
+        Kind::ServiceCidr => ("networking.k8s.io", "networking.k8s.io/v1"),
     };
     let version = api_version.unwrap_or(expected);
     if version == expected {
@@ -210,6 +213,10 @@ pub(super) fn decode(kind: Kind, line: u64, mut name: ObjectName, body: Body<'_>
             set_namespace(kind, &mut object.metadata.namespace);
             Object::Node(object)
         }),
+        Kind::ServiceCidr => body.decode().map(|mut object: slim::ServiceCidr| {
+            set_namespace(kind, &mut object.metadata.namespace);
+            Object::ServiceCidr(object)
+        }),
     };
     match decoded {
         Ok(decoded) => Outcome::Object(line, Box::new(decoded)),
@@ -220,10 +227,10 @@ pub(super) fn decode(kind: Kind, line: u64, mut name: ObjectName, body: Body<'_>
 }
 
 fn set_namespace(kind: Kind, namespace: &mut String) {
-    match kind {
-        Kind::Node => namespace.clear(),
-        _ if namespace.is_empty() => namespace.push_str(NAMESPACE_DEFAULT),
-        _ => {}
+    if !kind.is_namespaced() {
+        namespace.clear();
+    } else if namespace.is_empty() {
+        namespace.push_str(NAMESPACE_DEFAULT);
     }
 }
 
@@ -232,7 +239,8 @@ pub(super) fn not_ours(meaning: Meaning, line: u64, head: &Head) -> Outcome {
     match meaning {
         Meaning::Missing => Outcome::Problem(Problem::at(
             line,
-            "no kind: this is not a Kubernetes object (Service, EndpointSlice, Node or a List)",
+            "no kind: this is not a Kubernetes object (Service, EndpointSlice, Node, ServiceCIDR or \
+             a List)",
         )),
         Meaning::UnknownVersion(kind) => {
             let version = head.api_version.as_deref().unwrap_or_default();

@@ -192,3 +192,20 @@ fn a_big_list_is_read_in_seconds() {
     let seconds = begun.elapsed().as_secs();
     assert!(seconds < 30, "{seconds} s");
 }
+
+#[test]
+fn service_cidrs_are_in_no_namespace() {
+    let one = "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: a, namespace: x}\n\
+               spec: {cidrs: [10.96.0.0/12, 'fd00::/108']}\n";
+    let parsed = parse(Format::Yaml, one.as_bytes()).unwrap();
+    assert_eq!(names(&parsed), [(1, "ServiceCIDR a".into())]);
+    let (_, Object::ServiceCidr(cidr)) = &parsed.objects[0] else { panic!("{parsed:?}") };
+    assert_eq!(cidr.spec.cidrs, ["10.96.0.0/12", "fd00::/108"]);
+    let list = r#"{"kind": "ServiceCIDRList", "apiVersion": "networking.k8s.io/v1",
+                   "items": [{"metadata": {"name": "b"}, "spec": {"cidrs": null}}]}"#;
+    let parsed = parse(Format::Json, list.as_bytes()).unwrap();
+    assert_eq!(names(&parsed), [(2, "ServiceCIDR b".into())]);
+    let beta = one.replace("k8s.io/v1", "k8s.io/v1beta1");
+    let parsed = parse(Format::Yaml, beta.as_bytes()).unwrap();
+    assert_eq!((parsed.objects.len(), parsed.problems.len()), (0, 1));
+}

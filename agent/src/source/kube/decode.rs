@@ -3,7 +3,6 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::source::slim::Metadata;
 use crate::source::{Kind, Object, ObjectName};
 
 /// An object as the API server sent it, cut out of its list or event but not yet looked into: the
@@ -43,6 +42,7 @@ impl Raw {
             Kind::Service => decode(text).map(Object::Service),
             Kind::EndpointSlice => decode(text).map(Object::EndpointSlice),
             Kind::Node => decode(text).map(Object::Node),
+            Kind::ServiceCidr => decode(text).map(Object::ServiceCidr),
         };
         let nameless = || Undecodable { name: self.name(), error: "it has no name".into() };
         match decoded {
@@ -71,15 +71,6 @@ fn decode<T: for<'a> Deserialize<'a>>(text: &str) -> Result<T, String> {
         let path = error.path().to_string();
         format!("{path}: {}", error.into_inner())
     })
-}
-
-/// The version of an object that was decoded.
-pub(super) fn metadata(object: &Object) -> &Metadata {
-    match object {
-        Object::Service(object) => &object.metadata,
-        Object::EndpointSlice(object) => &object.metadata,
-        Object::Node(object) => &object.metadata,
-    }
 }
 
 #[cfg(test)]

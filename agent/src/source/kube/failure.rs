@@ -8,6 +8,7 @@ use kube::core::Status;
 /// Codes of the API that matter here.
 const UNAUTHORIZED: u16 = 401;
 const FORBIDDEN: u16 = 403;
+const NOT_FOUND: u16 = 404;
 const GONE: u16 = 410;
 const TOO_MANY_REQUESTS: u16 = 429;
 const GATEWAY_TIMEOUT: u16 = 504;
@@ -47,6 +48,10 @@ impl Failure {
             _ => false,
         }
     }
+    /// The server does not have the resource at all.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code == NOT_FOUND)
+    }
     /// The same watch may work later: the server is busy, starting, or does not let us in (yet).
     /// Anything else is answered with a new list, which cannot repeat the same mistake.
     pub fn can_resume(&self) -> bool {
@@ -83,9 +88,9 @@ impl Failure {
                 UNAUTHORIZED => "give the agent a token or client certificate that is valid",
                 FORBIDDEN => {
                     "bind the agent's account to the ClusterRole system:node-proxier (list and \
-                     watch services, endpointslices and nodes)"
+                     watch services, endpointslices, nodes and servicecidrs)"
                 }
-                404 => "check that --api-server is a Kubernetes API server, 1.21 or newer",
+                NOT_FOUND => "check that --api-server is a Kubernetes API server, 1.21 or newer",
                 TOO_MANY_REQUESTS => "the API server is overloaded; it is asked again less often",
                 _ => "look at the API server's health and logs",
             },

@@ -1,5 +1,5 @@
 //! The door to a Kubernetes API server: [`client`] reaches it, [`watch`] follows Services,
-//! EndpointSlices and the own Node.
+//! EndpointSlices, ServiceCIDRs and the own Node.
 //!
 //! What comes in: lists and watch streams, filtered by the server as kube-proxy asks for them. What
 //! goes out: [`super::Event`]s. In between: [`decode`] turns one object's text into a slim type, so

@@ -1,4 +1,4 @@
-//! List, then watch, for ever: three of these side by side, one for each kind.
+//! List, then watch, for ever: four of these side by side, one for each kind.
 //!
 //! A list is a mark-and-sweep of what is known (`Begin`, `Apply`..., `Complete`), so that objects
 //! deleted while nobody watched go away and nothing else does. A watch that breaks goes on from the
@@ -16,7 +16,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-use super::decode::{Raw, metadata};
+use super::decode::Raw;
 use super::failure::Failure;
 use super::report::Report;
 use crate::source::{Event, Kind};
@@ -40,6 +40,9 @@ const RETRY_RESET: Duration = Duration::from_secs(120);
 /// watches at once would otherwise be asked without a pause. client-go's number.
 const WATCH_SHORTEST: Duration = Duration::from_secs(1);
 
+/// How often to look for a resource that the API server does not have: it may be upgraded.
+const MISSING_RETRY: Duration = Duration::from_secs(300);
+
 /// The times and sizes of a watch. Tests shorten them; nobody else should.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
@@ -57,6 +60,8 @@ pub struct Timing {
     pub retry_max: Duration,
     /// After so long without a failure the pauses begin anew.
     pub retry_reset: Duration,
+    /// The pause before a resource that the server does not have is asked for again.
+    pub missing_retry: Duration,
 }
 
 impl Default for Timing {
@@ -69,11 +74,13 @@ impl Default for Timing {
             retry_first: RETRY_FIRST,
             retry_max: RETRY_MAX,
             retry_reset: RETRY_RESET,
+            missing_retry: MISSING_RETRY,
         }
     }
 }
 
-/// Follow Services, EndpointSlices and the node of this name. Returns when the receiver is gone.
+/// Follow Services, EndpointSlices, ServiceCIDRs and the node of this name. Returns when the
+/// receiver is gone.
 pub async fn watch(client: Client, node_name: &str, sender: Sender<Event>) {
     watch_with(client, node_name, sender, Timing::default()).await;
 }
@@ -82,10 +89,11 @@ pub async fn watch(client: Client, node_name: &str, sender: Sender<Event>) {
 pub async fn watch_with(client: Client, node_name: &str, sender: Sender<Event>, timing: Timing) {
     let follow =
         |resource: Resource| Follower::new(client.clone(), resource, sender.clone(), timing).run();
-    let all = futures::future::join3(
+    let all = futures::future::join4(
         follow(Resource::services()),
         follow(Resource::endpoint_slices()),
         follow(Resource::node(node_name)),
+        follow(Resource::service_cidrs()),
     );
     tokio::select! {
         () = sender.closed() => {}
@@ -100,6 +108,8 @@ struct Resource {
     path: &'static str,
     labels: Option<&'static str>,
     fields: Option<String>,
+    /// Older API servers do not have it, and then there is nothing to know.
+    is_optional: bool,
 }
 
 impl Resource {
@@ -109,6 +119,7 @@ impl Resource {
             path: "/api/v1/services",
             labels: Some("!service.kubernetes.io/service-proxy-name"),
             fields: Some("spec.clusterIP!=None".into()),
+            is_optional: false,
         }
     }
     fn endpoint_slices() -> Self {
@@ -117,6 +128,7 @@ impl Resource {
             path: "/apis/discovery.k8s.io/v1/endpointslices",
             labels: Some("!service.kubernetes.io/headless"),
             fields: None,
+            is_optional: false,
         }
     }
     fn node(name: &str) -> Self {
@@ -125,6 +137,17 @@ impl Resource {
             path: "/api/v1/nodes",
             labels: None,
             fields: Some(format!("metadata.name={name}")),
+            is_optional: false,
+        }
+    }
+    /// In the API since Kubernetes 1.33.
+    fn service_cidrs() -> Self {
+        Self {
+            kind: Kind::ServiceCidr,
+            path: "/apis/networking.k8s.io/v1/servicecidrs",
+            labels: None,
+            fields: None,
+            is_optional: true,
         }
     }
 }
@@ -184,11 +207,24 @@ impl Follower {
                 debug!(kind = %self.resource.kind, "the pages of a list expired: listing whole");
                 (Position::List { paged: false }, false)
             }
+            Err(failure) if failure.is_missing() && self.resource.is_optional => {
+                self.nothing_there().await;
+                (Position::List { paged: true }, true)
+            }
             Err(failure) => {
                 send_all(&self.sender, self.report.failed("list", &failure)).await;
                 (Position::List { paged: true }, false)
             }
         }
+    }
+
+    /// The server does not have the resource: so there are no objects of it, for a good while.
+    async fn nothing_there(&mut self) {
+        debug!(kind = %self.resource.kind, "the API server does not have the resource");
+        send(&self.sender, Event::Begin(self.resource.kind)).await;
+        send(&self.sender, Event::Complete(self.resource.kind)).await;
+        send_all(&self.sender, self.report.works()).await;
+        sleep(self.timing.missing_retry).await;
     }
 
     async fn watch_step(&mut self, mut version: String) -> (Position, bool) {
@@ -313,7 +349,7 @@ impl Follower {
         match raw.decode(self.resource.kind) {
             Ok(object) => {
                 send_all(&self.sender, self.report.good_object(&object.name())).await;
-                let version = metadata(&object).resource_version.clone();
+                let version = object.metadata().resource_version.clone();
                 send(&self.sender, Event::Apply(object)).await;
                 version
             }

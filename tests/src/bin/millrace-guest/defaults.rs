@@ -39,7 +39,7 @@ pub fn whole_machine() -> Result<()> {
     let mut command = millrace(RUN)?;
     machine::lock_little(&mut command);
     let mut agent = Running(command.spawn().context("start the agent")?);
-    wait::until("the agent to be ready", READY_TIMEOUT, || operate(&["status"]))?;
+    agent.wait_ready()?;
     for &family in Families::Dual.list() {
         reach(&place, cluster_ip(family, SERVICE), &[NAME])?;
         // The node's own loopback: the machine's first network is known without a cookie.
@@ -67,7 +67,7 @@ pub fn little_locked_memory(kernel: (u32, u32)) -> Result<()> {
         return Ok(());
     }
     let mut agent = Running(command.spawn().context("start the agent")?);
-    wait::until("the agent to be ready", READY_TIMEOUT, || operate(&["status"]))?;
+    agent.wait_ready()?;
     agent.stop()?;
     operate(&["cleanup"])
 }
@@ -126,6 +126,18 @@ fn operate(arguments: &[&str]) -> Result<()> {
 struct Running(Child);
 
 impl Running {
+    fn wait_ready(&mut self) -> Result<()> {
+        let ended = wait::until("the agent to be ready", READY_TIMEOUT, || {
+            match self.0.try_wait()? {
+                // Waiting longer would not help.
+                Some(status) => Ok(Some(status)),
+                None => operate(&["status"]).map(|()| None),
+            }
+        })?;
+        ensure!(ended.is_none(), "the agent ended: {ended:?}");
+        Ok(())
+    }
+
     fn stop(&mut self) -> Result<()> {
         // SAFETY: our child, not yet reaped, so the id is still its own.
         unsafe { libc::kill(self.0.id() as i32, libc::SIGTERM) };

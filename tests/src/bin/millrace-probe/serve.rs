@@ -2,7 +2,8 @@
 //!
 //! TCP: a line `who` is answered with a line `NAME ADDRESS`; a line `echo N` followed by N bytes
 //! is answered with these bytes; an HTTP request is answered with the same identity, so that a
-//! person can use curl. UDP: a datagram `who` likewise; any other datagram comes back.
+//! person can use curl. UDP: a datagram `who`, spaces after it or not, likewise; any other
+//! datagram comes back.
 //! UDP answers leave from the address that was dialled, as DNS servers take care to do.
 
 use std::io;
@@ -162,8 +163,8 @@ fn answer_datagram(name: &str, socket: &Socket, buffer: &mut [u8]) -> io::Result
     let length = check(unsafe { libc::recvmsg(socket.fd(), &mut message, 0) })?;
     let Some(peer) = from.get() else { return Ok(()) };
     let identity = format!("{name} {peer}");
-    let reply: &[u8] =
-        if &buffer[..length] == b"who" { identity.as_bytes() } else { &buffer[..length] };
+    let asked = buffer[..length].trim_ascii_end() == b"who";
+    let reply: &[u8] = if asked { identity.as_bytes() } else { &buffer[..length] };
     let mut answer =
         libc::iovec { iov_base: reply.as_ptr().cast_mut().cast(), iov_len: reply.len() };
     message.msg_iov = &raw mut answer;

@@ -1,0 +1,358 @@
+//! Flows of packets over time: backends that come and go under them, agents that die, floods.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use millrace_tests::lab::{Builder, Family, Lab, Place, address};
+use millrace_tests::manifest::{Service, Slice};
+use millrace_tests::probe::{Held, Outcome, Pressure, Server};
+use millrace_tests::wait::{self, CHANGE_TIMEOUT};
+use millrace_tests::wire::{Draft, SYN, Segment, Wire, hardware_address};
+use millrace_tests::world::{Client, TARGET_PORT, World, cluster_ip, reach, reach_by, rejected};
+
+const NODE_PORT: u16 = 30080;
+/// The source port that clients keep.
+const SOURCE_PORT: u16 = 5555;
+/// Load before, between and after the steps of a restart.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Spoofed packets of a flood: several times the rows there are for flows.
+const FLOOD: u32 = 20_000;
+
+fn two_nodes() -> Builder {
+    Lab::builder().nodes(2).pods("n1", &["client", "a", "c"]).pod("n2", "b")
+}
+
+/// A world with a Service in front of these pods, NodePort and all.
+fn served(pods: &[&str]) -> Result<World> {
+    let world = World::new(two_nodes())?;
+    world.service("web", 1, pods, |service| service.node_port_for_all(NODE_PORT))?;
+    Ok(world)
+}
+
+/// Clients whose packets are translated, each with its own address and the frontend it dials.
+fn dialled(world: &World, family: Family) -> [(Place, IpAddr, SocketAddr); 2] {
+    let pod = world.lab.pod("n1", "client");
+    let node = SocketAddr::new(world.lab.node("n1").address(family), NODE_PORT);
+    [
+        (pod.as_vm(), pod.address(family), cluster_ip(family, 1)),
+        (world.lab.outside().clone(), address::outside(family), node),
+    ]
+}
+
+/// Waits until the held socket is answered by this server.
+fn moves_to(held: &mut Held, server: &str, to: SocketAddr) -> Result<()> {
+    wait::until(&format!("{to} to answer as {server}"), CHANGE_TIMEOUT, || {
+        let outcome = held.send()?;
+        ensure!(outcome.who() == server, "{outcome:?}");
+        ensure!(outcome.source == Some(to), "the answer came from elsewhere: {outcome:?}");
+        Ok(())
+    })
+}
+
+/// "preserve UDP when server pod cycles": NodePort, ClusterIP; same node and other node.
+#[test]
+fn udp_from_a_fixed_port_follows_the_endpoints() -> Result<()> {
+    let world = served(&["n1/a"])?;
+    for &family in world.lab.families() {
+        for (place, ip, to) in dialled(&world, family) {
+            for kind in ["udp-unconnected", "udp"] {
+                world.apply(&world.slice("web", &["n1/a"], family))?;
+                reach_by(Client::Udp, &place, to, &["a"])?;
+                let from = SocketAddr::new(ip, SOURCE_PORT);
+                let (mut held, _) = Held::open_from(&place, kind, to, from)?;
+                moves_to(&mut held, "a", to)?;
+                for (pod, server) in [("n2/b", "b"), ("n1/c", "c"), ("n1/a", "a")] {
+                    world.apply(&world.slice("web", &[pod], family))?;
+                    reach_by(Client::Udp, &place, to, &[server])?;
+                    // The change is in the kernel: the very next datagram notices.
+                    let next = held.send()?;
+                    ensure!(next.who() == server && next.source == Some(to), "{next:?}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The same with the pod really gone: nobody is left who could refuse.
+#[test]
+fn udp_from_a_fixed_port_survives_its_servers_pod() -> Result<()> {
+    let mut world = served(&["n1/a"])?;
+    let mut helds = Vec::new();
+    for &family in world.lab.families() {
+        for (place, ip, to) in dialled(&world, family) {
+            reach_by(Client::Udp, &place, to, &["a"])?;
+            let from = SocketAddr::new(ip, SOURCE_PORT);
+            let (mut held, _) = Held::open_from(&place, "udp", to, from)?;
+            moves_to(&mut held, "a", to)?;
+            helds.push((held, to));
+        }
+    }
+    world.lab.remove_pod("n1", "a")?;
+    world.end_server("a")?;
+    for &family in world.lab.families() {
+        world.apply(&world.slice("web", &["n2/b"], family))?;
+    }
+    helds.iter_mut().try_for_each(|(held, to)| moves_to(held, "b", *to))
+}
+
+/// "preserve UDP when initial unready endpoints get ready"
+#[test]
+fn udp_that_began_without_endpoints_is_served_once_there_are_some() -> Result<()> {
+    let world = served(&[])?;
+    for &family in world.lab.families() {
+        for (place, ip, to) in dialled(&world, family) {
+            world.apply(&world.empty_slice("web", family))?;
+            rejected(&place, to)?;
+            let from = SocketAddr::new(ip, SOURCE_PORT);
+            let (mut held, _) = Held::open_from(&place, "udp-unconnected", to, from)?;
+            let early = held.send()?;
+            ensure!(!early.ok, "{early:?}");
+            world.apply(&world.slice("web", &["n2/b"], family))?;
+            moves_to(&mut held, "b", to)?;
+        }
+    }
+    Ok(())
+}
+
+/// "cleanup when UDP target port changes (NodePort)"
+#[test]
+fn udp_follows_a_change_of_the_target_port() -> Result<()> {
+    const OTHER_PORT: u16 = 9090;
+    let mut world = served(&["n1/a"])?;
+    let a = world.lab.pod("n1", "a").clone();
+    world.serve(&a, "other", OTHER_PORT)?;
+    for &family in world.lab.families() {
+        for (place, ip, to) in dialled(&world, family) {
+            world.apply(&world.slice("web", &["n1/a"], family))?;
+            reach_by(Client::Udp, &place, to, &["a"])?;
+            let from = SocketAddr::new(ip, SOURCE_PORT);
+            let (mut held, _) = Held::open_from(&place, "udp", to, from)?;
+            moves_to(&mut held, "a", to)?;
+            let name = world.slice("web", &[], family).0["metadata"]["name"].clone();
+            let slice = Slice::new(name.as_str().unwrap_or_default(), "web", family);
+            let slice = slice.port("main", "UDP", OTHER_PORT);
+            world.apply(&slice.endpoints(world.ready(&["n1/a"], family)))?;
+            moves_to(&mut held, "other", to)?;
+        }
+    }
+    Ok(())
+}
+
+/// A connection stays with its backend when that leaves the slices, as with kube-proxy.
+#[test]
+fn tcp_drains_when_its_backend_leaves() -> Result<()> {
+    let world = served(&["n1/a"])?;
+    for &family in world.lab.families() {
+        for (place, _, to) in dialled(&world, family) {
+            world.apply(&world.slice("web", &["n1/a"], family))?;
+            reach(&place, to, &["a"])?;
+            let (mut held, _) = Held::open(&place, "tcp", to)?;
+            ensure!(held.send()?.who() == "a");
+            world.apply(&world.slice("web", &["n2/b"], family))?;
+            reach(&place, to, &["b"])?;
+            let drained = held.send()?;
+            ensure!(drained.who() == "a", "{drained:?}");
+            // And without any endpoint the refusal is for newcomers.
+            world.apply(&world.empty_slice("web", family))?;
+            rejected(&place, to)?;
+            let drained = held.send()?;
+            ensure!(drained.who() == "a", "{drained:?}");
+        }
+    }
+    Ok(())
+}
+
+/// One client port to two frontends with one backend: two connections that differ in nothing but
+/// what was dialled.
+#[test]
+fn one_client_port_to_two_frontends_of_one_backend() -> Result<()> {
+    let world = served(&["n1/a"])?;
+    world.service("twin", 2, &["n1/a"], |service| service.node_port_for_all(NODE_PORT + 1))?;
+    for &family in world.lab.families() {
+        for (place, ip, first) in dialled(&world, family) {
+            let mut twin = cluster_ip(family, 2);
+            if first.port() == NODE_PORT {
+                twin = SocketAddr::new(first.ip(), NODE_PORT + 1);
+            }
+            for to in [first, twin] {
+                reach(&place, to, &["a"])?;
+            }
+            for kind in ["tcp", "udp"] {
+                let from = SocketAddr::new(ip, SOURCE_PORT);
+                let mut helds = Vec::new();
+                for to in [first, twin] {
+                    let (held, opened) = Held::open_from(&place, kind, to, from)?;
+                    ensure!(opened.ok, "{kind} to {to}: {opened:?}");
+                    helds.push((held, to));
+                    // Each of them, and again after the next has come.
+                    for (held, to) in &mut helds {
+                        let outcome = held.send()?;
+                        ensure!(outcome.who() == "a", "{kind} to {to}: {outcome:?}");
+                        ensure!(held.tell("peer")?.peer == Some(*to), "{kind} to {to}");
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Runs `steps` while clients of every kind dial, and one flow of each kind lives through it.
+fn under_load(world: &mut World, steps: impl FnOnce(&mut World) -> Result<()>) -> Result<()> {
+    let mut loads = Vec::new();
+    let mut helds = Vec::new();
+    for &family in world.lab.families() {
+        for (place, _, to) in dialled(world, family) {
+            for kind in ["tcp", "udp", "udp-connected"] {
+                loads.push((to, kind, Pressure::start(&place, kind, to)?));
+            }
+            for kind in ["tcp", "udp"] {
+                let (mut held, _) = Held::open(&place, kind, to)?;
+                let before = held.send()?;
+                ensure!(before.ok, "{before:?}");
+                helds.push((held, before));
+            }
+        }
+    }
+    std::thread::sleep(PAUSE);
+    steps(world)?;
+    std::thread::sleep(PAUSE);
+    for (held, before) in &mut helds {
+        let after = held.send()?;
+        let same = |outcome: &Outcome| (outcome.server.clone(), outcome.seen);
+        ensure!(same(&after) == same(before), "{before:?}, then {after:?}");
+    }
+    for (to, kind, pressure) in loads {
+        let load = pressure.stop()?;
+        ensure!(load.count > 0 && load.failed == 0, "{kind} to {to}: {load:?}");
+    }
+    Ok(())
+}
+
+fn ready_for_load() -> Result<World> {
+    let world = served(&["n1/a", "n2/b"])?;
+    for &family in world.lab.families() {
+        for (place, _, to) in dialled(&world, family) {
+            reach(&place, to, &["a", "b"])?;
+        }
+    }
+    Ok(world)
+}
+
+/// "work after restarting kube-proxy", per packet: killed, restarted; then stopped, restarted.
+#[test]
+fn no_packet_is_lost_when_agents_die_and_return() -> Result<()> {
+    let mut world = ready_for_load()?;
+    under_load(&mut world, |world| {
+        for node in ["n1", "n2"] {
+            world.agent(node).kill()?;
+            std::thread::sleep(PAUSE);
+            world.agent(node).restart()?;
+        }
+        Ok(())
+    })?;
+    under_load(&mut world, |world| {
+        world.agent("n1").stop()?;
+        std::thread::sleep(PAUSE);
+        world.agent("n1").restart()
+    })?;
+    // It still learns.
+    world.service("new", 3, &["n2/b"], |service| service)?;
+    let vm = world.lab.pod("n1", "client").as_vm();
+    reach(&vm, cluster_ip(Family::V4, 3), &["b"])
+}
+
+#[test]
+fn packets_are_translated_while_the_agent_is_dead() -> Result<()> {
+    let mut world = ready_for_load()?;
+    world.service("none", 2, &[], Service::external_local)?;
+    let vm = world.lab.pod("n1", "client").as_vm();
+    rejected(&vm, cluster_ip(Family::V4, 2))?;
+    world.agent("n1").kill()?;
+    for &family in world.lab.families() {
+        for (place, _, to) in dialled(&world, family) {
+            reach(&place, to, &["a", "b"])?;
+        }
+        rejected(&vm, cluster_ip(family, 2))?;
+    }
+    Ok(())
+}
+
+/// After `cleanup` nothing is attached any more: packets go as they came.
+#[test]
+fn cleanup_leaves_packets_alone() -> Result<()> {
+    let mut world = ready_for_load()?;
+    world.agent("n1").stop()?;
+    world.agent("n1").cleanup()?;
+    let n1 = world.lab.node("n1");
+    let _server = Server::start(n1, "host", &[NODE_PORT], &[NODE_PORT])?;
+    for &family in world.lab.families() {
+        let at = SocketAddr::new(n1.address(family), NODE_PORT);
+        reach(world.lab.outside(), at, &["host"])?;
+    }
+    Ok(())
+}
+
+/// Pods that come later have devices that come later.
+#[test]
+fn pods_that_come_later_are_served() -> Result<()> {
+    let mut world = ready_for_load()?;
+    let late = world.lab.add_pod("n1", "late")?;
+    for &family in world.lab.families() {
+        reach(&late.as_vm(), cluster_ip(family, 1), &["a", "b"])?;
+    }
+    world.serve(&late, "late", TARGET_PORT)?;
+    for &family in world.lab.families() {
+        world.apply(&world.slice("web", &["n1/late"], family))?;
+        for (place, _, to) in dialled(&world, family) {
+            reach(&place, to, &["late"])?;
+        }
+    }
+    Ok(())
+}
+
+/// Spoofed newcomers, many times what there is room for, cost no established flow; and who comes
+/// afterwards is served.
+#[test]
+fn floods_do_not_break_established_flows() -> Result<()> {
+    let mut world = ready_for_load()?;
+    let node = hardware_address(world.lab.node("n1"), "eth0")?;
+    let wire = Wire::open(world.lab.outside(), "eth0")?;
+    let spoofed = |family: Family, index: u32| {
+        let low = (index % 250) as u8;
+        SocketAddr::new(address::external(family, low), 1024 + (index / 250) as u16)
+    };
+    let opening = Segment { flags: SYN, sequence: 1, acknowledged: 0 };
+    let mut helds = Vec::new();
+    for &family in world.lab.families() {
+        for (place, _, to) in dialled(&world, family) {
+            for kind in ["tcp", "udp"] {
+                let (mut held, _) = Held::open(&place, kind, to)?;
+                ensure!(held.send()?.ok);
+                helds.push((held, kind, to));
+            }
+        }
+    }
+    for &family in world.lab.families() {
+        let to = SocketAddr::new(world.lab.node("n1").address(family), NODE_PORT);
+        wire.flood(node, FLOOD, |index| {
+            Draft::tcp(spoofed(family, index), to, opening, b"").packet()
+        })?;
+        wire.flood(node, FLOOD, |index| Draft::udp(spoofed(family, index), to, b"x").packet())?;
+        for (held, kind, to) in &mut helds {
+            let outcome = held.send()?;
+            ensure!(outcome.ok, "{kind} to {to}: {outcome:?}");
+        }
+    }
+    for &family in world.lab.families() {
+        for (place, _, to) in dialled(&world, family) {
+            reach(&place, to, &["a", "b"])?;
+        }
+    }
+    // Nor does the agent mind.
+    let status = world.agent("n1").status_json()?;
+    ensure!(status["ready"] == true, "{status}");
+    Ok(())
+}
