@@ -76,7 +76,7 @@ fn works_beside(filter: ReversePath) -> Result<()> {
         let turn = row + filter as usize;
         let networks = [PodNetwork::Bridge, PodNetwork::PointToPoint, PodNetwork::Bridge];
         let network = networks[turn % networks.len()];
-        let bridged = turn % networks.len() == 0;
+        let bridged = turn.is_multiple_of(networks.len());
         let mut builder = two_nodes().pod_network(network).reverse_path(filter);
         builder = builder.bridge_netfilter(bridged);
         let half_seen = network == PodNetwork::Bridge && !bridged;
