@@ -3,9 +3,9 @@
 //! A [`source`] tells what Services and EndpointSlices there are; [`model`] keeps what we use of
 //! them; [`plan`] decides which rows the maps should have and lists the operations that get there;
 //! [`apply`] carries them out through [`bpf`], the only door to the kernel's maps and programs.
-//! [`devices`] decides which of the node's devices the packet path serves, [`packet_path`] attaches
-//! it there. [`flows`] takes out of them what packets left and nobody needs any more.
-//! [`net`] is the door to netlink. [`ctl`] holds the operator's commands, which read the pinned
+//! [`devices`] decides which of the node's devices the packet path serves, [`packet_path`]
+//! attaches it there; [`flows`] takes out of its maps what nobody needs any more. [`net`] is the
+//! door to netlink. [`ctl`] holds the operator's commands, which read the pinned
 //! maps and so work when the agent is dead.
 
 pub mod apply;

@@ -16,6 +16,7 @@ use crate::bpf::object::{FlowCapacity, Object, Settings};
 use crate::bpf::packet::Means;
 use crate::bpf::pins::{Lock, Pins};
 use crate::devices::Device;
+use crate::flows::Sweeper;
 use crate::model::Model;
 use crate::net;
 use crate::packet_path::{Facts, PacketPath};
@@ -205,6 +206,7 @@ struct Agent {
     pins: Pins,
     socket_path: SocketPath,
     packet_path: PacketPath,
+    flows: Sweeper,
     report: Report,
     reported: Option<String>,
     /// Something happened since the last report.
@@ -245,6 +247,7 @@ impl Agent {
             report: first_report(config, &cgroup_root, &packet_path),
             socket_path: SocketPath::new(cgroup_root, config.policy.socket_lb),
             packet_path,
+            flows: Sweeper::default(),
             reported: None,
             news: false,
             started: Instant::now(),
@@ -386,6 +389,7 @@ impl Agent {
         let mended = self.socket_path.mend_hooks(&self.object, &self.pins);
         self.news |= mended > 0;
         self.report.repaired_hooks += mended;
+        self.news |= self.flows.tick(&self.object.store.flows);
         if self.ticks.is_multiple_of(HOUSEKEEPING_TICKS) {
             if self.report.ready {
                 self.socket_path.look_at_hooks(&self.pins);
@@ -434,7 +438,8 @@ impl Agent {
         let objects = objects.into_iter().map(|(about, message)| warning(about, &message));
         let packets = self.packet_path.conditions();
         let packets = packets.into_iter().map(|(about, message)| warning(about, &message));
-        refused.chain(conflicts).chain(objects).chain(packets).collect()
+        let flows = self.flows.conditions();
+        refused.chain(conflicts).chain(objects).chain(packets).chain(flows).collect()
     }
 
     fn leave(&mut self) {

@@ -14,6 +14,10 @@ pub struct DeviceRow {
     pub masquerade_v4: V4,
     /// As above, IPv6.
     pub masquerade_v6: V6,
+    /// Link layer address of the bridge it is a port of; zero: it is none's.
+    pub bridge: [u8; 6],
+    /// Zero.
+    pub pad: u16,
 }
 
 /// Bits of [`DeviceRow::flags`].
@@ -55,6 +59,8 @@ pub mod node {
     /// The detector goes by [`device::FROM_PODS`](super::device::FROM_PODS), else by
     /// [`NodeFamily::pods`](super::NodeFamily::pods).
     pub const DETECT_BY_DEVICE: u32 = 1 << 2;
+    /// The row was written. (All zero, its prefixes would contain every address.)
+    pub const KNOWN: u32 = 1 << 3;
 }
 
 /// ServiceCIDRs that are told apart, of each family.
@@ -127,7 +133,7 @@ impl<A: Address> SourceKey<A> {
     }
 }
 
-// SAFETY: 4 + 4 + 16 bytes, checked by `_LAYOUT`.
+// SAFETY: 4 + 4 + 16 + 6 + 2 bytes, checked by `_LAYOUT`.
 unsafe impl Row for DeviceRow {}
 // SAFETY: 4 + 2 + 2 bytes and addresses, checked by `_LAYOUT`.
 unsafe impl Row for NodeRow {}
@@ -137,7 +143,7 @@ unsafe impl Row for SourceKey<V4> {}
 unsafe impl Row for SourceKey<V6> {}
 
 const _LAYOUT: () = {
-    assert!(size_of::<DeviceRow>() == 24);
+    assert!(size_of::<DeviceRow>() == 32);
     assert!(size_of::<NodeFamily<V4>>() == 52 && size_of::<NodeFamily<V6>>() == 208);
     assert!(size_of::<NodeRow>() == 8 + 52 + 208);
     assert!(size_of::<SourceKey<V4>>() == 12 && size_of::<SourceKey<V6>>() == 24);

@@ -110,7 +110,10 @@ fn flows() {
 
 #[test]
 fn the_node() {
-    layout!(DeviceRow, size 24, align 4, flags at 0, masquerade_v4 at 4, masquerade_v6 at 8);
+    layout!(
+        DeviceRow, size 32, align 4,
+        flags at 0, masquerade_v4 at 4, masquerade_v6 at 8, bridge at 24, pad at 30
+    );
     layout!(
         NodeRow, size 268, align 4,
         flags at 0, first_port at 4, last_port at 6, v4 at 8, v6 at 60

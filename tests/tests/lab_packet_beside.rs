@@ -76,21 +76,42 @@ fn works_beside(filter: ReversePath) -> Result<()> {
         let turn = row + filter as usize;
         let networks = [PodNetwork::Bridge, PodNetwork::PointToPoint, PodNetwork::Bridge];
         let network = networks[turn % networks.len()];
-        let bridged = turn % networks.len() == 0;
+        let bridged = turn.is_multiple_of(networks.len());
         let mut builder = two_nodes().pod_network(network).reverse_path(filter);
-        builder = builder.bridge_netfilter(bridged).drop_invalid();
+        builder = builder.bridge_netfilter(bridged);
+        let half_seen = network == PodNetwork::Bridge && !bridged;
+        if !half_seen {
+            builder = builder.drop_invalid();
+        }
         if let Some(masquerade) = masquerade {
             builder = builder.cni_masquerade(masquerade);
         }
         let beside = format!("{filter:?}, {masquerade:?}, {network:?}, bridge-nf {bridged}");
         let world = served(builder)?;
         works(&world).map_err(|error| error.context(beside.clone()))?;
-        for node in world.lab.nodes() {
-            let invalid = node.invalid_packets()?;
-            ensure!(invalid == 0, "{invalid} invalid packets on {} ({beside})", node.name());
+        if !half_seen {
+            nothing_was_invalid(&world).map_err(|error| error.context(beside))?;
         }
     }
     Ok(())
+}
+
+fn nothing_was_invalid(world: &World) -> Result<()> {
+    for node in world.lab.nodes() {
+        let invalid = node.invalid_packets()?;
+        ensure!(invalid == 0, "{invalid} invalid packets on {}", node.name());
+    }
+    Ok(())
+}
+
+/// Without bridge netfilter an answer between two pods of one bridge is a frame that conntrack
+/// does not see, while the request was routed: half a connection, which a firewall that drops
+/// what is invalid cuts.
+#[test]
+fn beside_a_firewall_that_sees_half_of_bridged_connections() -> Result<()> {
+    let world = served(two_nodes().bridge_netfilter(false).drop_invalid())?;
+    works(&world)?;
+    nothing_was_invalid(&world)
 }
 
 #[test]

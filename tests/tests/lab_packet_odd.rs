@@ -368,8 +368,14 @@ fn what_is_not_ours_passes_as_it_is() -> Result<()> {
         wire.expect("the node's reply", |seen| {
             seen.icmp_kind() == Some((reply, 0)) && seen.source == own
         })?;
-        wire.send(node, &Draft::udp(from, SocketAddr::new(own, CLOSED_PORT), b"who").packet())?;
-        wire.expect("the node's refusal", |seen| seen.icmp_kind() == unreachable(family))?;
+        let closed = Draft::udp(from, SocketAddr::new(own, CLOSED_PORT), b"who").packet();
+        // Again and again, for the kernel sends few refusals per second to one client.
+        wait::until("the node's refusal", PATIENCE, || {
+            wire.send(node, &closed)?;
+            let refused = |seen: &Seen| seen.icmp_kind() == unreachable(family);
+            ensure!(wire.seen()?.iter().any(refused), "none");
+            Ok(())
+        })?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use millrace_common::node::NodeRow;
 use millrace_common::packet::tables::Table;
 use millrace_common::row::Row;
 
-use super::store::{Cursor, Map, MapError};
+use super::map::{Cursor, Map, MapError};
 use crate::flows::FlowRows;
 
 /// The maps of both families.

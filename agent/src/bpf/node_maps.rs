@@ -5,7 +5,7 @@ use std::path::Path;
 
 use millrace_common::node::{DeviceRow, NodeRow};
 
-use super::store::{Map, MapError};
+use super::map::{Map, MapError};
 
 /// The single row of the `node` map.
 const NODE_KEY: u32 = 0;

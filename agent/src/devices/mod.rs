@@ -25,6 +25,8 @@ pub struct Device {
     pub kind: Option<String>,
     /// What stands before the IP header.
     pub link_layer: LinkLayer,
+    /// Its link layer address, if that is an Ethernet address.
+    pub mac: Option<[u8; 6]>,
     /// Index of the bridge, bond, ... it is a port of.
     pub master: Option<u32>,
     /// Index of the device it is made on (VLAN, macvlan), if that is in this network namespace.

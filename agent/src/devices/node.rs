@@ -34,7 +34,7 @@ pub struct Known<'a> {
 pub fn row(known: &Known<'_>) -> NodeRow {
     let v4 = family(known, v4_of, |device| device.default_v4, prefix_v4, &known.services.v4);
     let v6 = family(known, v6_of, |device| device.default_v6, prefix_v6, &known.services.v6);
-    let mut bits = 0;
+    let mut bits = flags::KNOWN;
     if known.policy.masquerade_all {
         bits |= flags::MASQUERADE_ALL;
     }

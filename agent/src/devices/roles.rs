@@ -115,8 +115,16 @@ impl<'a> View<'a> {
                 flags: bits,
                 masquerade_v4: self.masquerade(device, v4_of).unwrap_or(V4::ZERO),
                 masquerade_v6: self.masquerade(device, v6_of).unwrap_or(V6::ZERO),
+                bridge: self.bridge(device),
+                pad: 0,
             },
         })
+    }
+
+    /// The link layer address of the bridge that the device is a port of; zero: of none.
+    fn bridge(&self, device: &Device) -> [u8; 6] {
+        let master = self.master(device).filter(|master| master.kind.as_deref() == Some("bridge"));
+        master.and_then(|bridge| bridge.mac).unwrap_or_default()
     }
 
     fn role(&self, device: &Device) -> Option<Role> {

@@ -27,6 +27,7 @@ fn made(name: &str, kind: &str) -> Made {
         parent: None,
         up: true,
         mtu: 1500,
+        mac: Some([2, 0, 0, 0, 0, 9]),
         addresses: Vec::new(),
         default_v4: false,
         default_v6: false,

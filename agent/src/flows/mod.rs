@@ -66,6 +66,8 @@ pub struct Sweeper {
     census: Census,
     /// When the last pass ended.
     ended: Option<Instant>,
+    /// The last step failed.
+    has_failed: bool,
 }
 
 /// A pass: every table of every family, those that never make room by themselves first.
@@ -84,7 +86,23 @@ enum Family {
 
 impl Sweeper {
     /// Go on for [`STEP`] at most. True: there are other conditions than before.
-    pub fn tick(&mut self, store: &FlowStore) -> Result<bool> {
+    pub fn tick(&mut self, store: &FlowStore) -> bool {
+        match self.proceed(store) {
+            Ok(news) => {
+                self.has_failed = false;
+                news
+            }
+            Err(error) => {
+                // Once is enough to say, however many ticks it lasts.
+                if !std::mem::replace(&mut self.has_failed, true) {
+                    tracing::error!("cannot sweep the flows, will retry: {error:#}");
+                }
+                false
+            }
+        }
+    }
+
+    fn proceed(&mut self, store: &FlowStore) -> Result<bool> {
         let rests = self.ended.is_some_and(|ended| ended.elapsed() < REST);
         if rests && self.stage == 0 && !self.census.is_tight() {
             return Ok(false);
@@ -127,8 +145,7 @@ impl Sweeper {
         self.census.add("IPv6", self.v6.take_counts(), store.v6.size(Table::Established)?, ports);
         self.ended = Some(Instant::now());
         if self.census.removed > 0 {
-            let elapsed = self.ended.map(|ended| ended.elapsed());
-            tracing::debug!(removed = self.census.removed, ?elapsed, "flows swept");
+            tracing::debug!(removed = self.census.removed, "flows swept");
         }
         Ok(before.conditions() != self.census.conditions())
     }

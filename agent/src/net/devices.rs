@@ -209,6 +209,7 @@ fn device(message: &LinkMessage) -> Device {
         name: String::new(),
         kind: None,
         link_layer: link_layer(message.header.link_layer_type),
+        mac: None,
         master: None,
         parent: None,
         up: message.header.flags.contains(LinkFlags::Up),
@@ -222,6 +223,7 @@ fn device(message: &LinkMessage) -> Device {
         match attribute {
             LinkAttribute::IfName(name) => device.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
+            LinkAttribute::Address(bytes) => device.mac = bytes.as_slice().try_into().ok(),
             LinkAttribute::Controller(index) => device.master = Some(*index).filter(|i| *i != 0),
             LinkAttribute::Link(index) => device.parent = Some(*index).filter(|i| *i != 0),
             LinkAttribute::LinkNetNsId(_) => parent_is_elsewhere = true,

@@ -1,6 +1,7 @@
 //! A packet comes in by a device: to the backend, if it goes to a frontend; to the client, if it
 //! answers what the node sent in the client's place.
 
+use super::bridged;
 use super::frame::{Frame, Verdict};
 use super::network::{Family, Part};
 use super::reject;
@@ -56,6 +57,9 @@ fn transport<A: reject::Answer, S: Frame + Tables<A>>(s: &S, packet: &mut Packet
         }
     }
     if !packet.opens() {
+        if packet.key.protocol == Protocol::Tcp as u8 {
+            bridged::bring_up(s, packet);
+        }
         return pass(s, Counter::IngressPassed);
     }
     open::open(s, packet)

@@ -107,7 +107,7 @@ fn decide<A: Answer, S: Frame + Tables<A>>(
     let dialled = FrontendKey::new(key.destination, key.destination_port, key.protocol);
     let Some(frontend) = s.frontend(&dialled) else { return Fate::NotOurs };
     let (Some(row), Some(device)) = (s.node(), s.device()) else { return Fate::Pass };
-    if frontend.has(flags::NODE_ONLY) || is_translated(s, key) {
+    if row.flags & node::KNOWN == 0 || frontend.has(flags::NODE_ONLY) || is_translated(s, key) {
         return Fate::Pass;
     }
     choice.service = frontend.service;
@@ -318,7 +318,7 @@ pub fn no_frontend<A: Answer, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) -
 #[inline(never)]
 fn look_closer<A: Answer, S: Frame + Tables<A>>(s: &S, address: A) -> Fate {
     let Some(row) = s.node() else { return Fate::Pass };
-    if is_elsewhere::<A, S>(s) {
+    if row.flags & node::KNOWN == 0 || is_elsewhere::<A, S>(s) {
         return Fate::Pass;
     }
     let family = S::of_node(row);

@@ -5,7 +5,7 @@ use millrace_common::address::{Address, Be16, V4, V6};
 use millrace_common::affinity::{AffinityEntry, AffinityKey, Client};
 use millrace_common::backend::Backend;
 use millrace_common::frontend::{Frontend, FrontendKey};
-use millrace_common::node::{NodeFamily, NodeRow};
+use millrace_common::node::{NodeFamily, NodeRow, node};
 use millrace_common::select::{Sockets, Tables};
 
 use crate::config;
@@ -124,7 +124,8 @@ impl<A: Rows> Sockets<A> for Kernel<'_> {
     }
     #[inline(always)]
     fn is_cluster_ip(&self, address: A) -> bool {
-        maps::NODE.get(0).is_some_and(|row| A::of_node(row).service_hull.contains(address))
-            && A::frontend(&FrontendKey::new(address, Be16::new(0), 0)).is_some()
+        maps::NODE.get(0).is_some_and(|row| {
+            row.flags & node::KNOWN != 0 && A::of_node(row).service_hull.contains(address)
+        }) && A::frontend(&FrontendKey::new(address, Be16::new(0), 0)).is_some()
     }
 }

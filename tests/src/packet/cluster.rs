@@ -209,7 +209,13 @@ pub fn node(address: Ipv4Addr) -> Node {
     let mut rows = Node::default();
     let row = |flags, masquerade: Ipv4Addr| {
         let v6 = if masquerade.is_unspecified() { V6::ZERO } else { V6::of(masquerade) };
-        DeviceRow { flags, masquerade_v4: V4::of(masquerade), masquerade_v6: v6 }
+        DeviceRow {
+            flags,
+            masquerade_v4: V4::of(masquerade),
+            masquerade_v6: v6,
+            bridge: [0; 6],
+            pad: 0,
+        }
     };
     let own = Ipv4Addr::UNSPECIFIED;
     rows.devices.insert(POD, row(device::POD | device::FROM_PODS, own));
@@ -217,7 +223,7 @@ pub fn node(address: Ipv4Addr) -> Node {
     rows.devices.insert(TUNNEL, row(device::TUNNEL, TUNNEL_ADDRESS));
     rows.devices.insert(UPLINK_2, row(device::UPLINK, own));
     rows.row = Some(NodeRow {
-        flags: node::DETECTOR | node::DETECT_BY_DEVICE,
+        flags: node::KNOWN | node::DETECTOR | node::DETECT_BY_DEVICE,
         first_port: MASQUERADE_PORT,
         last_port: MASQUERADE_PORT,
         v4: family(address),

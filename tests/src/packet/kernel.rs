@@ -21,6 +21,7 @@ use millrace_common::packet::frame::Verdict;
 use millrace_common::row::Row;
 
 use super::buffer::DEVICE_MAC;
+use super::build::ETHERNET;
 use super::node::Node;
 use super::rows::{LEFT, Map, Maps};
 use crate::lab::system;
@@ -29,7 +30,7 @@ use crate::lab::system;
 const FRAME_BYTES_MAX: usize = 4096;
 /// Rows of the maps: enough for every test, and quickly made.
 const CAPACITY: Capacity =
-    Capacity { services: 256, backends: 256, slots: 1024, frontends: 1024, sources: 1024 };
+    Capacity { services: 256, backends: 256, slots: 1024, frontends: 1024, sources: 256 };
 /// Entries for established flows.
 pub const FLOWS: u32 = 16_384;
 /// Entries for flows that were not answered. The kernel begins to make room a little before they are
@@ -129,6 +130,17 @@ impl Kernel {
             kernel.maps.insert(name, fd);
         }
         Ok(kernel)
+    }
+
+    /// Whether the kernel can be given a frame: it refuses IP packets shorter than their header.
+    pub fn takes(frame: &[u8]) -> bool {
+        let header = match frame.get(12..14) {
+            Some([0x08, 0x00]) => 20,
+            Some([0x86, 0xdd]) => 40,
+            Some(_) => 0,
+            None => return false,
+        };
+        frame.len() >= ETHERNET + header
     }
 
     /// Run a frame through a program.

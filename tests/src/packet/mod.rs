@@ -5,12 +5,13 @@
 //! behaves as the kernel's helpers do; [`hook`] is the two together, which is what the code of
 //! `millrace_common::packet` is generic over. [`kernel`] runs the same packets through the loaded
 //! programs, [`rows`] are what the two are compared by, [`pair`] compares them, and [`cluster`] is the
-//! little cluster they play in.
+//! little cluster they play in. [`fuzz`] makes packets that nobody thought of.
 
 pub mod buffer;
 pub mod build;
 pub mod checksum;
 pub mod cluster;
+pub mod fuzz;
 pub mod hook;
 pub mod kernel;
 pub mod node;

@@ -168,6 +168,11 @@ impl<A: Address> FlowTable<A> {
         entries.iter().map(|(key, flow)| (*key, unsafe { *flow.get() })).collect()
     }
 
+    /// Every entry, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Flow<A>> {
+        self.entries.get_mut().values_mut().map(|entry| entry.get_mut())
+    }
+
     /// How many entries there are.
     pub fn len(&self) -> usize {
         self.entries.borrow().len()

@@ -42,9 +42,8 @@ pub const LEFT: [&str; 8] = [
     "traffic",
 ];
 
-/// A stamp no older than this, in seconds, is as good as now: kernel and test read the clock one
-/// after the other.
-const NOW_TOLERANCE_SECS: u64 = 2;
+/// Stamps of one packet differ by no more, in seconds, however busy the machine is.
+const TOLERANCE_SECS: u64 = 2;
 
 impl Node {
     /// What the agent has written.
@@ -119,26 +118,33 @@ fn stamps(map: &str) -> Vec<usize> {
     }
 }
 
-/// Make stamps that are as good as now the same.
-pub fn forget_moments(maps: &mut Maps, now_ns: u64) {
-    let now_secs = now_ns / NS_PER_SEC;
-    for (name, map) in maps {
-        for value in map.values_mut() {
+/// Make stamps that are nearly the same the same: kernel and test read the clock one after the
+/// other.
+pub fn align_moments(kernel: &mut Maps, native: &Maps) {
+    for (name, map) in kernel {
+        let Some(others) = native.get(name) else { continue };
+        for (key, value) in map {
+            let Some(other) = others.get(key) else { continue };
             for at in stamps(name) {
-                let stamp = &mut value[at..at + 4];
-                let secs = u32::from_bytes(stamp).unwrap_or_default();
-                if now_secs.abs_diff(u64::from(secs)) <= NOW_TOLERANCE_SECS {
-                    stamp.copy_from_slice(&u32::MAX.to_ne_bytes());
-                }
+                align(&mut value[at..at + 4], &other[at..at + 4], |bytes| {
+                    u32::from_bytes(bytes).map(u64::from)
+                });
             }
             if *name == "affinity" {
-                let stamp = &mut value[offset_of!(AffinityEntry, last_used_ns)..];
-                let ns = u64::from_bytes(stamp).unwrap_or_default();
-                if now_ns.abs_diff(ns) <= NOW_TOLERANCE_SECS * NS_PER_SEC {
-                    stamp.copy_from_slice(&u64::MAX.to_ne_bytes());
-                }
+                let at = offset_of!(AffinityEntry, last_used_ns);
+                align(&mut value[at..], &other[at..], |bytes| {
+                    u64::from_bytes(bytes).map(|ns| ns / NS_PER_SEC)
+                });
             }
         }
+    }
+}
+
+fn align(stamp: &mut [u8], other: &[u8], secs: impl Fn(&[u8]) -> Option<u64>) {
+    if let (Some(left), Some(right)) = (secs(stamp), secs(other))
+        && left.abs_diff(right) <= TOLERANCE_SECS
+    {
+        stamp.copy_from_slice(other);
     }
 }
 
