@@ -5,7 +5,7 @@ use millrace_common::affinity::{AffinityEntry, AffinityKey};
 use millrace_common::backend::Backend;
 use millrace_common::counters::Counter;
 use millrace_common::flow::{Flow, FlowKey};
-use millrace_common::fragment::{Fragment, FragmentKey};
+use millrace_common::fragment::{Fragment, FragmentKey, ParkedKey};
 use millrace_common::frontend::{Frontend, FrontendKey};
 use millrace_common::node::{DeviceRow, NodeFamily, NodeRow};
 use millrace_common::packet::frame::{Checksum, Frame};
@@ -36,6 +36,9 @@ impl Frame for Hook<'_> {
     }
     fn device_index(&self) -> u32 {
         self.frame.device_index()
+    }
+    fn is_for_another_host(&self) -> bool {
+        self.frame.is_for_another_host()
     }
     fn load<T: Row>(&self, offset: u32) -> Option<T> {
         self.frame.load(offset)
@@ -96,6 +99,12 @@ impl<A: InNode> Tables<A> for Hook<'_> {
     }
     fn set_fragment(&self, key: &FragmentKey<A>, fragment: &Fragment<A>) {
         A::rows(self.node).fragments.borrow_mut().insert(*key, *fragment);
+    }
+    fn park(&self, key: &FragmentKey<A>) -> bool {
+        self.node.park(|index| ParkedKey::new(key, index), self.frame.bytes())
+    }
+    fn release(&self, key: &FragmentKey<A>) {
+        self.node.release(|index| ParkedKey::new(key, index));
     }
     fn is_source_allowed(&self, service: u32, source: A) -> bool {
         A::rows(self.node).is_source_allowed(service, source)
