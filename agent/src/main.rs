@@ -34,7 +34,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve this node's Services until SIGTERM; what is pinned goes on serving after it.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Is it serving, and if not, what is wrong. Works with the agent dead. Exit code 3: unhealthy.
     Status(ReadArgs),
     /// Every frontend on this node and where it leads from here. Works with the agent dead.
@@ -103,8 +103,8 @@ impl From<FlowArgs> for Filter {
 
 #[derive(Args)]
 struct RunArgs {
-    /// Read Services, EndpointSlices and Nodes from the YAML and JSON files in this directory,
-    /// live.
+    /// Read Services, EndpointSlices, Nodes and ServiceCIDRs from the YAML and JSON files in this
+    /// directory, live.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "api_server"])]
     manifests: Option<PathBuf>,
     /// Read them from the Kubernetes API that this kubeconfig names.
@@ -170,7 +170,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     }
     match command {
-        Command::Run(args) => serve(args)?,
+        Command::Run(args) => serve(*args)?,
         Command::Status(args) => return ctl::status::status(args.bpffs.as_deref(), args.output),
         Command::Services { service, read } => {
             ctl::services::services(read.bpffs.as_deref(), service.as_deref(), read.output)?;

@@ -108,8 +108,11 @@ pub async fn run(config: Config) -> Result<()> {
                 let found = devices.borrow_and_update().clone();
                 found.into_iter().for_each(|devices| agent.take_devices(devices));
             }
-            // What it was is read where it is needed.
-            Ok(()) = packet_outcomes.changed() => agent.news = true,
+            ended = packet_outcomes.changed() => {
+                // What it was is read where it is needed.
+                ended.context("the packet path's thread ended")?;
+                agent.news = true;
+            }
             ended = &mut watcher => bail_on(ended, "the source of Services")?,
             ended = &mut follower => bail_on(ended, "the watch over the node's devices")?,
         }

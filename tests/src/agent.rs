@@ -241,6 +241,14 @@ impl Agent {
         self.arguments.extend(more.iter().map(|&argument| argument.to_owned()));
     }
 
+    /// Changes the argument that begins so, for the next start.
+    pub fn replace_argument(&mut self, beginning: &str, value: &str) {
+        let arguments = self.arguments.iter_mut();
+        for argument in arguments.filter(|argument| argument.starts_with(beginning)) {
+            *argument = format!("{beginning}{value}");
+        }
+    }
+
     /// An operator's command on this node, e.g. `status -o json`.
     pub fn operate(&self, arguments: &[&str]) -> Result<Output> {
         let output = self.operator(arguments)?.output();

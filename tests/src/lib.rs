@@ -6,14 +6,16 @@
 //! for a condition instead of sleeping ([`wait`]). [`wire`] is for packets that no socket sends
 //! or sees.
 //!
-//! [`apiserver`] is a Kubernetes API for the tests of the agent's source. [`packet`] is for those
-//! of the packet path that need no network: frames in, verdicts and frames out.
+//! [`apiserver`] is a Kubernetes API for the tests of the agent's source; [`hooks`] asks the kernel
+//! what is attached to devices. [`packet`] is for those of the packet path that need no network:
+//! frames in, verdicts and frames out.
 //!
 //! Nothing else here knows how the agent works: it is started as an operator starts it, and judged
 //! by what sockets see.
 
 pub mod agent;
 pub mod apiserver;
+pub mod hooks;
 pub mod lab;
 pub mod manifest;
 pub mod packet;

@@ -10,6 +10,9 @@ pub const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause between two looks at a condition that costs a system call or two.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
+/// By what all time limits are multiplied, from the environment: an emulated machine is slower.
+const PATIENCE: &str = "MILLRACE_PATIENCE";
+
 /// Calls `condition` until it holds; after `timeout` fails with `what` and the last reason.
 ///
 /// The condition returns `Ok(value)` when it holds, and otherwise an error that says what it saw:
@@ -20,6 +23,7 @@ pub fn until<T>(
     mut condition: impl FnMut() -> Result<T>,
 ) -> Result<T> {
     let start = Instant::now();
+    let timeout = timeout * patience();
     loop {
         match condition() {
             Ok(value) => return Ok(value),
@@ -29,6 +33,10 @@ pub fn until<T>(
             Err(_) => std::thread::sleep(POLL_INTERVAL),
         }
     }
+}
+
+fn patience() -> u32 {
+    std::env::var(PATIENCE).ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
 }
 
 /// Waits for a yes.

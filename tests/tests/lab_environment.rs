@@ -141,7 +141,13 @@ fn arguments_that_make_no_sense_are_refused() -> Result<()> {
     for blank in [" ", "\t"] {
         refuses(&lab, "--node-name", blank, FAILED, &["--node-name is blank", "Node object"])?;
     }
-    for flag in ["--max-services", "--max-backends", "--max-slots", "--max-frontends"] {
+    for flag in [
+        "--max-services",
+        "--max-backends",
+        "--max-slots",
+        "--max-frontends",
+        "--max-source-ranges",
+    ] {
         for few in ["0", "1"] {
             refuses(&lab, flag, few, FAILED, &[flag, "give at least 2"])?;
         }

@@ -1,5 +1,5 @@
-//! loadBalancerSourceRanges for processes of the node itself, whose sockets the agent judges. Pods and
-//! clients outside are the packet path's.
+//! loadBalancerSourceRanges for processes of the node itself, whose sockets the agent judges. Pods
+//! and clients outside are the packet path's.
 
 use std::net::SocketAddr;
 use std::time::Duration;

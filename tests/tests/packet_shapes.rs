@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use anyhow::Result;
 use millrace_common::address::{V4, V6};
 use millrace_common::packet::frame::Verdict;
-use millrace_tests::packet::build::{Error, Packet, Payload, Ports, Udp, extension, tcp};
+use millrace_tests::packet::build::{Error, Packet, Payload, Ports, Udp, extension};
 use millrace_tests::packet::cluster::{self as at, Host, POD, TUNNEL, UPLINK};
 use millrace_tests::packet::kernel::Program;
 use millrace_tests::packet::story::*;

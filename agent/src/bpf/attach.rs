@@ -1,8 +1,8 @@
 //! Links: a program goes to its hook once, and from then on is only ever replaced in place.
 //!
 //! Detaching and attaching again would leave the hook empty for milliseconds (CVE-2023-27595 was
-//! that). Nothing here detaches but [`detach_all`], for `cleanup`, [`remove_all`], for an operator who
-//! wants sockets left alone, and [`detach_guard`], for a program that translates nothing.
+//! that). Nothing here detaches but [`detach_all`], for `cleanup`, [`remove_all`], for an operator
+//! who wants sockets left alone, and [`detach_guard`], for a program that translates nothing.
 
 use std::fs::File;
 use std::io;

@@ -1,8 +1,8 @@
 //! Filters on devices, for kernels without tcx links (below 6.6).
 //!
-//! A filter of ours has a priority and a handle of its own, so that the next agent finds it and puts
-//! its program in its place: no packet is missed. What else is on a device is not touched, and what
-//! stands in our place but is not ours is not replaced: that was an outage once
+//! A filter of ours has a priority and a handle of its own, so that the next agent finds it and
+//! puts its program in its place: no packet is missed. What else is on a device is not touched, and
+//! what stands in our place but is not ours is not replaced: that was an outage once
 //! (DataDog/datadog-agent#13692).
 
 use std::collections::BTreeSet;
@@ -71,7 +71,13 @@ impl Clsact {
 
     /// Put the program on the hook, in the place of the one of ours that is there.
     pub fn attach(&mut self, hook: Hook, program: BorrowedFd<'_>) -> io::Result<()> {
-        self.netlink.add_clsact(hook.index)?;
+        self.netlink.add_clsact(hook.index).map_err(|error| match error.raw_os_error() {
+            Some(libc::EEXIST) => io::Error::other(
+                "the device has an ingress queueing discipline, which has no egress side: replace \
+                 it (tc qdisc del dev ... ingress; tc qdisc add dev ... clsact)",
+            ),
+            _ => error,
+        })?;
         let filters = self.netlink.filters(hook.index, side(hook.direction))?;
         if let Some(other) = filters.iter().find(|f| is_in_our_place(f) && !is_ours(f)) {
             return Err(io::Error::other(format!(

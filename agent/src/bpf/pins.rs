@@ -5,6 +5,7 @@
 //!   v<ABI>/<map>                maps; their layout is part of the path
 //!   v<ABI>-new/<map>            maps being filled for a change of size, then renamed
 //!   links/<program>             links; they outlive every change of programs and maps
+//!   links/tcx-<in|out>-<index>  links to devices
 //! ```
 
 use std::fs::{self, File};

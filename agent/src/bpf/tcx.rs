@@ -20,7 +20,8 @@ use super::sys;
 /// An index that no device has: asking for a link to it tells whether the kernel knows such links.
 const NO_DEVICE: u32 = i32::MAX as u32;
 
-/// A link that was made or adopted. It is pinned; held open, a pin that was removed can be put back.
+/// A link that was made or adopted. It is pinned; as it is held open, a pin that was removed can be
+/// put back.
 #[derive(Debug)]
 pub struct Link {
     fd: OwnedFd,

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::bpf::attach;
+use crate::bpf::node_maps::NodeMaps;
+use crate::bpf::{attach, packet};
 
 /// Detach every program and remove every pin. Refused while an agent owns them.
 pub fn cleanup(bpffs: Option<&Path>) -> Result<()> {
@@ -12,7 +13,11 @@ pub fn cleanup(bpffs: Option<&Path>) -> Result<()> {
     let Some(_lock) = pins.lock().context("lock the pins")? else {
         bail!("an agent owns {}: stop it first", pins.root().display());
     };
-    attach::detach_all(&pins).context("detach the programs")?;
+    attach::detach_all(&pins).context("detach the programs from sockets")?;
+    // Filters are found by the rows of their devices. Without the map there never were any.
+    let rows = NodeMaps::open(&pins.maps()).and_then(|maps| maps.devices()).unwrap_or_default();
+    let indices = rows.into_keys().collect();
+    packet::detach_all(&pins, &indices).context("detach the programs from devices")?;
     pins.remove_all().with_context(|| format!("remove {}", pins.root().display()))?;
     println!("removed {}: Services are no longer translated on this node", pins.root().display());
     Ok(())

@@ -8,7 +8,7 @@ use millrace_common::counters::Counter;
 use millrace_common::packet::tables::Table;
 use serde::Serialize;
 
-use super::Output;
+use super::{Output, devices};
 use crate::apply::MapStore;
 use crate::bpf::attach::{self, HookState};
 use crate::flows::FlowRows;
@@ -29,6 +29,10 @@ struct Status {
     hooks: Vec<Hook>,
     /// The program that drops and refuses packets is attached: there is something to guard.
     guard_attached: bool,
+    /// What the packet path knows of the node.
+    node: devices::Node,
+    /// Devices that the packet path serves.
+    devices: Vec<devices::Device>,
     maps: Vec<Map>,
     counters: Vec<Count>,
     /// What the agent last said.
@@ -79,10 +83,16 @@ fn gather(bpffs: Option<&Path>) -> Result<Status> {
         "" => Report::default(),
         text => serde_json::from_str(text).context("read the agent's report")?,
     };
-    let hooks: Vec<Hook> =
+    let mut hooks: Vec<Hook> =
         attach::hooks(&pins).context("look at the hooks")?.into_iter().map(hook).collect();
+    if agent.sockets_off {
+        // None is wanted; one that is there still is worth showing.
+        hooks.retain(|hook| hook.program_id.is_some());
+    }
+    let (node, devices) = devices::gather(&pins)?;
     let agent_running = pins.is_owned().context("look at the lock")?;
-    let attached = hooks.iter().all(|hook| hook.program_id.is_some());
+    let attached = hooks.iter().all(|hook| hook.program_id.is_some())
+        && devices.iter().all(devices::Device::is_attached);
     let capacity = store.capacity();
     let map = |name, used, size| Map { name, used, size };
     let used = Used::of(&store.snapshot()?);
@@ -92,6 +102,8 @@ fn gather(bpffs: Option<&Path>) -> Result<Status> {
         ready: agent_running && agent.ready && attached,
         hooks,
         guard_attached: attach::guard_is_attached(&pins).context("look at the guard")?,
+        node,
+        devices,
         maps: vec![
             map("services", used.services, capacity.services),
             map("frontends_v4", used.frontends_v4, capacity.frontends),
@@ -185,15 +197,10 @@ fn print(status: &Status) {
     println!("Agent:   {running}");
     println!("Node:    {}", agent.node_name);
     println!("Source:  {}", agent.source);
-    let attached = status.hooks.iter().filter(|hook| hook.program_id.is_some()).count();
-    println!("Hooks:   {attached} of {} on {}", status.hooks.len(), agent.cgroup_root);
-    if status.guard_attached {
-        println!("Guard:   attached: packets have to be dropped or refused");
-    }
-    for hook in status.hooks.iter().filter(|hook| hook.program_id.is_none()) {
-        println!("         {} is {}", hook.program, hook.state);
-    }
+    print_hooks(status);
+    devices::print_node(&status.node);
     println!();
+    devices::print_devices(&status.devices);
     let mut maps = super::table(&["MAP", "USED", "SIZE"]);
     for map in &status.maps {
         maps.add_row([map.name.to_owned(), map.used.to_string(), map.size.to_string()]);
@@ -214,6 +221,24 @@ fn print_counters(counters: &[Count]) {
         }
     }
     println!("{table}");
+}
+
+fn print_hooks(status: &Status) {
+    let agent = &status.agent;
+    let attached = status.hooks.iter().filter(|hook| hook.program_id.is_some()).count();
+    if agent.sockets_off {
+        println!("Sockets: off: processes of the node itself are not served");
+    } else {
+        println!("Hooks:   {attached} of {} on {}", status.hooks.len(), agent.cgroup_root);
+    }
+    if status.guard_attached {
+        println!("Guard:   attached: packets have to be dropped or refused");
+    }
+    for hook in status.hooks.iter().filter(|hook| hook.program_id.is_none()) {
+        println!("         {} is {}", hook.program, hook.state);
+    }
+    let attached = status.devices.iter().filter(|device| device.is_attached()).count();
+    println!("Devices: {attached} of {} attached by {}", status.devices.len(), agent.device_hooks);
 }
 
 fn print_conditions(agent: &Report) {

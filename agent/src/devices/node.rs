@@ -8,7 +8,8 @@ use millrace_common::node::{NodeFamily, NodeRow, Prefix, node as flags};
 
 use super::Device;
 use super::ports::Range;
-use crate::model::{FamilyNetworks, NodeFacts, ServiceNetworks};
+use crate::model::NodeFacts;
+use crate::model::networks::{FamilyNetworks, ServiceNetworks};
 use crate::settings::{DetectLocal, Policy};
 
 /// No port may be used: the first lies behind the last.

@@ -47,8 +47,8 @@ pub fn objection(range: Range, local: Range, reserved: &[Range]) -> Option<Strin
     let (first, last) = range;
     if first <= NODE_PORTS.1 && last >= NODE_PORTS.0 {
         return Some(format!(
-            "--masquerade-ports {first}-{last} overlaps the NodePorts {}-{}: answers to masqueraded \
-             flows are taken for requests; choose ports outside of them",
+            "--masquerade-ports {first}-{last} overlaps the NodePorts {}-{}: answers to \
+             masqueraded flows are taken for requests; choose ports outside of them",
             NODE_PORTS.0, NODE_PORTS.1
         ));
     }
@@ -76,8 +76,8 @@ pub fn parse_local_range(text: &str) -> Option<Range> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// Read `ip_local_reserved_ports`: ports and ranges with commas between them. What cannot be read is
-/// left out: it then counts as given to sockets.
+/// Read `ip_local_reserved_ports`: ports and ranges with commas between them. What cannot be read
+/// is left out: it then counts as given to sockets.
 pub fn parse_reserved(text: &str) -> Vec<Range> {
     let read = |item: &str| {
         let (first, last) = item.split_once('-').unwrap_or((item, item));

@@ -6,7 +6,8 @@ use millrace_common::node::{Prefix, device, node as flags};
 use super::node::{Known, conditions, row};
 use super::roles::{Attachment, attachments, unreadable};
 use super::*;
-use crate::model::{FamilyNetworks, NodeFacts, ServiceNetworks};
+use crate::model::NodeFacts;
+use crate::model::networks::{FamilyNetworks, ServiceNetworks};
 use crate::settings::{DetectLocal, NamePattern, Policy, Role};
 
 /// A device under test; its index is its place in the list, from 1.

@@ -25,8 +25,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::desired::{Desired, View};
-use self::networks::Networks;
-pub use self::networks::{FamilyNetworks, ServiceNetworks};
+use self::networks::{Networks, ServiceNetworks};
 pub use self::node::NodeFacts;
 use self::node::{Changed, Node};
 use self::problem::{Problem, Reading};
@@ -206,10 +205,10 @@ impl Model {
         desired
     }
 
-    /// Where ClusterIPs are. What a plan writes for a Service relies on these being in force: they
-    /// must be before it is carried out. Complete once [`is_synced`](Self::is_synced).
-    pub fn service_networks(&self) -> ServiceNetworks {
-        self.networks.of_services()
+    /// Where ClusterIPs are; to be in force before what is planned for them. Nothing before all
+    /// Services are known: one not known yet must not be dropped for being in a ServiceCIDR.
+    pub fn service_networks(&self) -> Option<ServiceNetworks> {
+        self.is_synced().then(|| self.networks.of_services())
     }
 
     /// What a person should know: unusable fields of objects, and what the sources say about

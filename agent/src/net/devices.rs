@@ -22,9 +22,9 @@ use tokio::sync::watch;
 
 use crate::devices::{Device, DeviceAddress, LinkLayer, Scope};
 
-/// Notifications come in bursts (a device with its addresses): wait at least this long for the rest.
-/// A new pod waits as well, so it is short.
-const SETTLE: Duration = Duration::from_millis(5);
+/// Notifications come in bursts (a device with its addresses): wait at least this long for the
+/// rest. A new pod waits as well, so it is short.
+const SETTLE: Duration = Duration::from_millis(2);
 /// With many devices reading takes long; then wait longer, so that it does not take all the time...
 const SETTLE_PER_READ: u32 = 4;
 /// ... but at most this long.

@@ -89,15 +89,21 @@ impl TrafficControl {
     /// Give the device a clsact discipline, if it has none. EEXIST: it has an `ingress` one in its
     /// place.
     pub fn add_clsact(&mut self, index: u32) -> io::Result<()> {
-        if self.has_clsact(index)? {
-            return Ok(());
-        }
         let request = RouteNetlinkMessage::NewQueueDiscipline(clsact(index));
-        self.change(request, NLM_F_CREATE | NLM_F_EXCL)
+        match self.change(request, NLM_F_CREATE | NLM_F_EXCL) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+                if self.has_clsact(index)? {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
+            }
+            other => other,
+        }
     }
 
     /// Whether the device has a clsact discipline.
-    pub fn has_clsact(&mut self, index: u32) -> io::Result<bool> {
+    fn has_clsact(&mut self, index: u32) -> io::Result<bool> {
         let mut message = TcMessage::default();
         message.header.index = as_index(index);
         let request = RouteNetlinkMessage::GetQueueDiscipline(message);

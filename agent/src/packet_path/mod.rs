@@ -1,8 +1,8 @@
 //! The packet path as the loop sees it: what is known of devices and of the Node goes in, and what
 //! should be attached is decided ([`crate::devices`]) and handed to the [`worker`].
 //!
-//! Everything that touches a device takes the kernel's RTNL mutex, which is held for long while pods
-//! come and go: a thread of its own waits for that, the loop never does.
+//! Everything that touches a device takes the kernel's RTNL mutex, which is held for long while
+//! pods come and go: a thread of its own waits for that, the loop never does.
 
 pub mod worker;
 
@@ -23,7 +23,8 @@ use crate::bpf::pins::Pins;
 use crate::devices::node::{self, Known};
 use crate::devices::ports::{self, Range};
 use crate::devices::{Device, LinkLayer, roles};
-use crate::model::{NodeFacts, ServiceNetworks};
+use crate::model::NodeFacts;
+use crate::model::networks::ServiceNetworks;
 use crate::net;
 use crate::settings::Policy;
 
@@ -39,8 +40,8 @@ pub struct Facts {
     pub node: Option<NodeFacts>,
     /// It was waited for long enough: without it, do without.
     pub settled: bool,
-    /// Where ClusterIPs are.
-    pub services: ServiceNetworks,
+    /// Where ClusterIPs are; nothing: not all of them are known yet.
+    pub services: Option<ServiceNetworks>,
 }
 
 /// The loop's side.
@@ -79,7 +80,7 @@ impl PacketPath {
         let means = hooks.means();
         let maps = object.node_maps()?;
         // A new map is all zero.
-        let recovered = maps.node()?.filter(|row| row.last_port > 0 && object.adopted);
+        let recovered = maps.node()?.filter(|row| row.first_port > 0 && object.adopted);
         let worker = Worker::new(hooks, maps)?;
         let (orders, received) = std::sync::mpsc::channel();
         let (sender, outcomes) = watch::channel(Outcome::default());
@@ -139,7 +140,8 @@ impl PacketPath {
         self.outcomes.borrow().repaired
     }
 
-    /// Take in what the model knows now, and order what follows from it. Cheap when nothing changed.
+    /// Take in what the model knows now, and order what follows from it. Cheap when nothing
+    /// changed.
     pub fn update(&mut self, facts: Facts) {
         if self.facts != facts {
             self.facts = facts;
@@ -166,15 +168,17 @@ impl PacketPath {
         if let Some(objection) = &self.ports_objection {
             conditions.push(("masquerade ports".to_owned(), objection.clone()));
         }
-        // Before the Node is known, the row that our predecessor left is better than ours.
-        let node = (self.facts.settled || self.facts.node.is_some()).then(|| {
+        // Before the Node and the Services are known, the row that our predecessor left is better
+        // than ours.
+        let is_known = self.facts.settled || self.facts.node.is_some();
+        let node = self.facts.services.as_ref().filter(|_| is_known).map(|services| {
             let unknown = NodeFacts::default();
             let known = Known {
                 policy: &self.policy,
                 facts: self.facts.node.as_ref().unwrap_or(&unknown),
                 devices,
                 ports: self.ports,
-                services: &self.facts.services,
+                services,
             };
             let row = node::row(&known);
             let found = node::conditions(&known, &row).into_iter();

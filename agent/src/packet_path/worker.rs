@@ -1,4 +1,4 @@
-//! Carries out what the packet path wants, and looks every second whether it still is so.
+//! Carries out what the packet path wants, and looks twice a second whether it still is so.
 //!
 //! A device's row is written before its hooks get their programs, and removed after they have gone.
 //! What is right already is not touched, so an order costs what it changes.
@@ -16,8 +16,9 @@ use crate::bpf::node_maps::NodeMaps;
 use crate::bpf::packet::{Attached, Direction, Hook, PacketHooks};
 use crate::devices::roles::Attachment;
 
-/// How often it is looked whether someone has removed a program or a pin.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often it is looked whether someone has removed a program or a pin: what is lost shall be
+/// back within a second.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// An order.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +55,8 @@ pub struct Worker {
     /// What an earlier run has left was seen to.
     swept: bool,
     failures: Vec<(String, String)>,
+    /// Those of the last time: they were logged.
+    known_failures: Vec<(String, String)>,
 }
 
 /// A device and what is on its hooks, in the order of [`Direction::BOTH`].
@@ -79,6 +82,7 @@ impl Worker {
             repaired: 0,
             swept: false,
             failures: Vec::new(),
+            known_failures: Vec::new(),
         })
     }
 
@@ -102,6 +106,7 @@ impl Worker {
                 looked = Instant::now();
             }
             self.reconcile();
+            self.known_failures.clone_from(&self.failures);
             let outcome = Outcome {
                 generation: self.wanted.generation,
                 failures: std::mem::take(&mut self.failures),
@@ -116,9 +121,11 @@ impl Worker {
     }
 
     fn failed(&mut self, about: impl Into<String>, error: impl std::fmt::Display) {
-        let (about, error) = (about.into(), error.to_string());
-        tracing::error!("{about}: {error}; will be tried again");
-        self.failures.push((about, error));
+        let failure = (about.into(), error.to_string());
+        if !self.known_failures.contains(&failure) {
+            tracing::error!("{}: {}; will be tried again", failure.0, failure.1);
+        }
+        self.failures.push(failure);
     }
 
     /// Find out which hooks have lost our program.

@@ -29,8 +29,8 @@ pub struct PolicyFlags {
     /// What names of pods' devices begin with, for --detect-local-mode InterfaceNamePrefix.
     #[arg(long, value_name = "PREFIX")]
     pod_interface_name_prefix: Option<String>,
-    /// What a device is for, where the rules get it wrong: pod, uplink, tunnel, off. The first match
-    /// counts; may be repeated.
+    /// What a device is for, where the rules get it wrong: pod, uplink, tunnel, off. The first
+    /// match counts; may be repeated.
     #[arg(long, value_name = "NAME[*]=ROLE")]
     device_role: Vec<String>,
     /// Ports that masqueraded flows come from; default: chosen clear of the ports that sockets get

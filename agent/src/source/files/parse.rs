@@ -239,8 +239,8 @@ pub(super) fn not_ours(meaning: Meaning, line: u64, head: &Head) -> Outcome {
     match meaning {
         Meaning::Missing => Outcome::Problem(Problem::at(
             line,
-            "no kind: this is not a Kubernetes object (Service, EndpointSlice, Node, ServiceCIDR or \
-             a List)",
+            "no kind: this is not a Kubernetes object (Service, EndpointSlice, Node, ServiceCIDR \
+             or a List)",
         )),
         Meaning::UnknownVersion(kind) => {
             let version = head.api_version.as_deref().unwrap_or_default();

@@ -195,8 +195,8 @@ fn a_big_list_is_read_in_seconds() {
 
 #[test]
 fn service_cidrs_are_in_no_namespace() {
-    let one = "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: a, namespace: x}\n\
-               spec: {cidrs: [10.96.0.0/12, 'fd00::/108']}\n";
+    let one = "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\n\
+               metadata: {name: a, namespace: x}\nspec: {cidrs: [10.96.0.0/12, 'fd00::/108']}\n";
     let parsed = parse(Format::Yaml, one.as_bytes()).unwrap();
     assert_eq!(names(&parsed), [(1, "ServiceCIDR a".into())]);
     let (_, Object::ServiceCidr(cidr)) = &parsed.objects[0] else { panic!("{parsed:?}") };

@@ -13,7 +13,7 @@ use millrace_tests::manifest::{self, Endpoint, Service, Slice};
 use millrace_tests::privileges;
 use millrace_tests::probe::Server;
 use millrace_tests::wait;
-use millrace_tests::world::{Client, SMALL_MAPS, TARGET_PORT, cluster_ip, reach, reach_by};
+use millrace_tests::world::{Client, TARGET_PORT, cluster_ip, reach, reach_by};
 use serde_json::json;
 
 use crate::{CAPABILITIES, machine};
@@ -26,50 +26,53 @@ const RUN: &[&str] = &["run", "--manifests", MANIFESTS, "--node-name", NAME];
 const COUNTED_BY_CGROUP: (u32, u32) = (5, 11);
 const SERVICE: u16 = 1;
 const NODE_PORT: u16 = 30080;
-/// Maps of the usual sizes are cleared when they are made, by an emulated processor.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// From its start to its first complete state in the kernel, with maps of the usual sizes.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// After SIGTERM.
-const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves a Service of the machine itself, then leaves.
-pub fn whole_machine() -> Result<()> {
+/// Serves a Service of the machine itself, then leaves. It may not lock more memory than a login:
+/// where maps count as such, it is given the right to raise that, after it was seen to ask for it.
+pub fn whole_machine(kernel: (u32, u32)) -> Result<()> {
     let place = Place::machine()?;
     prepare(&place)?;
-    let server = Server::start(&place, NAME, &[TARGET_PORT], &[TARGET_PORT])?;
     let mut command = millrace(RUN)?;
     machine::lock_little(&mut command);
+    if kernel < COUNTED_BY_CGROUP {
+        asks_for_memory()?;
+    } else {
+        privileges::limit(&mut command, CAPABILITIES);
+    }
+    let served = serve(&place, command);
+    // Also after a failure, for what comes next to begin from nothing.
+    served.and(operate(&["cleanup"]))
+}
+
+/// With three capabilities it cannot start, and names what would help.
+fn asks_for_memory() -> Result<()> {
+    let mut command = millrace(RUN)?;
+    machine::lock_little(&mut command);
+    privileges::limit(&mut command, CAPABILITIES);
+    let output = command.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(1), "{}: {said}", output.status);
+    ensure!(said.contains("CAP_SYS_RESOURCE"), "it does not say what would help: {said}");
+    Ok(())
+}
+
+fn serve(place: &Place, mut command: Command) -> Result<()> {
+    let _server = Server::start(place, NAME, &[TARGET_PORT], &[TARGET_PORT])?;
     let mut agent = Running(command.spawn().context("start the agent")?);
     agent.wait_ready()?;
     for &family in Families::Dual.list() {
-        reach(&place, cluster_ip(family, SERVICE), &[NAME])?;
+        reach(place, cluster_ip(family, SERVICE), &[NAME])?;
         // The node's own loopback: the machine's first network is known without a cookie.
         let loopback = SocketAddr::new(family.loopback(), NODE_PORT);
-        reach_by(Client::Udp, &place, loopback, &[NAME])?;
+        reach_by(Client::Udp, place, loopback, &[NAME])?;
     }
     operate(&["status"])?;
     agent.stop()?;
-    reach_by(Client::Tcp, &place, cluster_ip(Families::Dual.primary(), SERVICE), &[NAME])?;
-    drop(server);
-    operate(&["cleanup"])
-}
-
-/// The three capabilities, and no right to lock more memory than a login: below Linux 5.11 maps
-/// count as such, and the agent says what would help. After [`whole_machine`].
-pub fn little_locked_memory(kernel: (u32, u32)) -> Result<()> {
-    let mut command = millrace(&[RUN, SMALL_MAPS].concat())?;
-    machine::lock_little(&mut command);
-    privileges::limit(&mut command, CAPABILITIES);
-    if kernel < COUNTED_BY_CGROUP {
-        let output = command.output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.code() == Some(1), "{}: {said}", output.status);
-        ensure!(said.contains("CAP_SYS_RESOURCE"), "it does not say what would help: {said}");
-        return Ok(());
-    }
-    let mut agent = Running(command.spawn().context("start the agent")?);
-    agent.wait_ready()?;
-    agent.stop()?;
-    operate(&["cleanup"])
+    reach_by(Client::Tcp, place, cluster_ip(Families::Dual.primary(), SERVICE), &[NAME])
 }
 
 /// Addresses and objects.

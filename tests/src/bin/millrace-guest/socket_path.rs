@@ -2,8 +2,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Result, bail, ensure};
-use millrace_tests::agent::Agent;
+use anyhow::{Result, ensure};
 use millrace_tests::lab::{Family, Place, address};
 use millrace_tests::manifest::{self, Endpoint, Object as _, Service, Slice};
 use millrace_tests::probe::Held;
@@ -169,7 +168,7 @@ fn take_many_services(cluster: &mut Cluster) -> Result<()> {
     cluster.world.service("late", LATE, &["n2/b"], |service| service)?;
     reach(cluster.world.lab.pod("n1", "client"), cluster_ip(Family::V6, LATE), &["b"])?;
     wait::until("all services", CHANGE_TIMEOUT, || {
-        let count = cluster.agents[0].services_json()?.to_string().matches("many-").count();
+        let count = cluster.agent.services_json()?.to_string().matches("many-").count();
         ensure!(count >= usize::from(MANY_COUNT), "{count} are there");
         Ok(())
     })
@@ -178,11 +177,11 @@ fn take_many_services(cluster: &mut Cluster) -> Result<()> {
 /// The kernel goes on without the agent, and the next one adopts what is there.
 fn go_on_after_a_crash(cluster: &mut Cluster) -> Result<()> {
     let client = cluster.world.lab.pod("n1", "client");
-    cluster.agents[0].kill()?;
+    cluster.agent.kill()?;
     for &family in cluster.world.lab.families() {
         reach_by(Client::Tcp, client, cluster_ip(family, WEB), &["a", "b"])?;
     }
-    let agent = &mut cluster.agents[0];
+    let agent = &mut cluster.agent;
     agent.restart()?;
     ensure!(agent.run_log()?.contains("adopted"), "{}", agent.log_tail());
     for &family in cluster.world.lab.families() {
@@ -192,25 +191,20 @@ fn go_on_after_a_crash(cluster: &mut Cluster) -> Result<()> {
 }
 
 fn report_health(cluster: &mut Cluster) -> Result<()> {
-    for agent in &cluster.agents {
-        let output = agent.operate(&["status"])?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        ensure!(output.status.code() == Some(0), "{}\n{said}", output.status);
-    }
+    let output = cluster.agent.operate(&["status"])?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.code() == Some(0), "{}\n{said}", output.status);
     Ok(())
 }
 
-/// Ends the agents and takes everything away; the Services are gone with it.
+/// Ends the agent and takes everything away; the Services are gone with it.
 pub fn cleanup(cluster: &mut Cluster) -> Result<()> {
-    cluster.agents.iter_mut().try_for_each(Agent::stop)?;
+    cluster.agent.stop()?;
     let client = cluster.world.lab.pod("n1", "client");
     reach_by(Client::Tcp, client, cluster_ip(Family::V4, WEB), &["a", "b"])?;
-    for (agent, node) in cluster.agents.iter().zip(cluster.world.lab.nodes()) {
-        agent.cleanup()?;
-        let left: Vec<_> = std::fs::read_dir(node.bpffs())?.flatten().collect();
-        if !left.is_empty() {
-            bail!("left in {}: {left:?}", node.bpffs().display());
-        }
-    }
+    cluster.agent.cleanup()?;
+    let bpffs = cluster.world.lab.node("n1").bpffs();
+    let left: Vec<_> = std::fs::read_dir(bpffs)?.flatten().collect();
+    ensure!(left.is_empty(), "left in {}: {left:?}", bpffs.display());
     unreachable(client, cluster_ip(Family::V4, WEB))
 }

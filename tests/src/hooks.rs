@@ -1,0 +1,140 @@
+//! What is attached to a device, as the kernel says it, and programs of somebody else's.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use millrace::bpf::sys::{self, OnHook};
+
+use crate::lab::{Node, Place};
+
+/// `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS` (linux/bpf.h).
+const INGRESS: u32 = 46;
+const EGRESS: u32 = 47;
+/// `BPF_PROG_LOAD` and `BPF_PROG_TYPE_SCHED_CLS` (linux/bpf.h).
+const PROG_LOAD: libc::c_int = 5;
+const SCHED_CLS: u32 = 3;
+/// What a program says to have a packet dropped (`TC_ACT_SHOT`).
+const DROP: i32 = 2;
+
+/// Programs on a device's two hooks, in the order they run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hooks {
+    /// For what comes in.
+    pub ingress: Vec<OnHook>,
+    /// For what goes out.
+    pub egress: Vec<OnHook>,
+}
+
+/// Interface index of a device.
+pub fn index(place: &Place, device: &str) -> Result<u32> {
+    let name = CString::new(device)?;
+    // SAFETY: the name is NUL-terminated.
+    let index = place.within(|| unsafe { libc::if_nametoindex(name.as_ptr()) })?;
+    ensure!(index > 0, "{} has no device {device}", place.name());
+    Ok(index)
+}
+
+/// What is on a device.
+pub fn on(place: &Place, device: &str) -> Result<Hooks> {
+    let index = index(place, device)?;
+    let ask = || {
+        let (ingress, egress) = (sys::query_tcx(index, INGRESS)?, sys::query_tcx(index, EGRESS)?);
+        Ok(Hooks { ingress, egress })
+    };
+    let hooks: io::Result<Hooks> = place.within(ask)?;
+    hooks.with_context(|| format!("ask for the hooks of {device} of {}", place.name()))
+}
+
+/// The pins of a device's links.
+pub fn pins(node: &Node, index: u32) -> [PathBuf; 2] {
+    let links = node.bpffs().join("millrace/links");
+    [links.join(format!("tcx-in-{index}")), links.join(format!("tcx-out-{index}"))]
+}
+
+/// Every pin of a link to a device.
+pub fn all_pins(node: &Node) -> Vec<String> {
+    let entries = fs::read_dir(node.bpffs().join("millrace/links")).into_iter().flatten();
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("tcx-")).collect()
+}
+
+/// Id of the link that is pinned.
+pub fn link_id(pin: &Path) -> Result<u32> {
+    let link = sys::obj_get(pin).with_context(|| format!("open {}", pin.display()))?;
+    let info = sys::tcx_info(link.as_fd())?.context("a link of another kind")?;
+    Ok(info.link_id)
+}
+
+/// Takes the link off its device, as somebody who should not.
+pub fn detach(pin: &Path) -> Result<()> {
+    let link = sys::obj_get(pin).with_context(|| format!("open {}", pin.display()))?;
+    Ok(sys::link_detach(link.as_fd())?)
+}
+
+/// Somebody else's program that drops everything that comes in by a device, before whatever is
+/// there now. It goes with the value.
+#[derive(Debug)]
+pub struct Dropper {
+    _link: OwnedFd,
+    /// Id of its link.
+    pub link_id: u32,
+}
+
+impl Dropper {
+    /// Attaches it.
+    pub fn attach(place: &Place, device: &str) -> Result<Dropper> {
+        let program = load_constant(DROP).context("load a program")?;
+        let index = index(place, device)?;
+        let link = place.within(|| sys::link_create_tcx(program.as_fd(), index, INGRESS))?;
+        let link = link.context("attach a program")?;
+        let info = sys::tcx_info(link.as_fd())?.context("a link of another kind")?;
+        Ok(Dropper { link_id: info.link_id, _link: link })
+    }
+}
+
+/// A program that returns one number.
+fn load_constant(number: i32) -> io::Result<OwnedFd> {
+    // BPF_ALU64 | BPF_MOV | BPF_K of r0, and BPF_JMP | BPF_EXIT.
+    let instructions: [u64; 2] = [0xb7 | (u64::from(number.cast_unsigned()) << 32), 0x95];
+    let license = c"GPL";
+    // The beginning of `union bpf_attr` for this command.
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        instruction_count: u32,
+        instructions: u64,
+        license: u64,
+        rest: [u64; 6],
+    }
+    let attributes = Load {
+        kind: SCHED_CLS,
+        instruction_count: 2,
+        instructions: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        rest: [0; 6],
+    };
+    // SAFETY: the attributes are valid for their size, and what they point to outlives the call.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const attributes, size_of::<Load>())
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel just gave us this descriptor, and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Runs `tc`; returns what it printed.
+pub fn tc(place: &Place, arguments: &str) -> Result<String> {
+    let mut command: Command = place.command("tc");
+    let output = command.args(arguments.split_whitespace()).output().context("run tc")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "tc {arguments} on {}: {said}", place.name());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
