@@ -141,12 +141,12 @@ fn parse_protocol(text: &str) -> Result<u8> {
     Ok(protocol as u8)
 }
 
+/// OPEN entries and where they are.
+type Opened<A> = HashMap<FlowKey<A>, (Table, Flow<A>)>;
+
 /// OPEN entries that are wanted, and the table each is in. One that is just being moved is in both:
 /// the answered one counts.
-fn opened<A: Address, R: FlowRows<A>>(
-    rows: &R,
-    wanted: &Wanted,
-) -> Result<HashMap<FlowKey<A>, (Table, Flow<A>)>> {
+fn opened<A: Address, R: FlowRows<A>>(rows: &R, wanted: &Wanted) -> Result<Opened<A>> {
     let mut found = HashMap::new();
     for table in [Table::HalfOpen, Table::Established] {
         let mut cursor = R::Cursor::default();
@@ -162,7 +162,7 @@ fn opened<A: Address, R: FlowRows<A>>(
 
 fn shown<A: Address, R: FlowRows<A>>(
     rows: &R,
-    opened: HashMap<FlowKey<A>, (Table, Flow<A>)>,
+    opened: Opened<A>,
     names: &HashMap<u32, ServiceRow>,
     now_secs: u32,
 ) -> Result<Vec<Shown>> {

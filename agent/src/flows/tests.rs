@@ -27,10 +27,13 @@ const LAST_LOOKS: u32 = 3;
 const SERVING: u32 = 1;
 const GONE: u32 = 2;
 
+/// Both tables, one behind the other.
+type Entries = BTreeMap<(u8, FlowKey<V4>), Flow<V4>>;
+
 /// Tables in memory; a packet comes by before one of the looks.
 #[derive(Default)]
 struct Rows {
-    entries: RefCell<BTreeMap<(u8, FlowKey<V4>), Flow<V4>>>,
+    entries: RefCell<Entries>,
     looks: Cell<u32>,
     /// Before which look, and the entry it uses.
     packet: Option<(u32, FlowKey<V4>)>,
