@@ -6,7 +6,7 @@
 //! ```text
 //! as the client sees it     client:1000  -> vip:80        ingress OPEN   to the backend
 //! inside the node           client:1000  -> backend:8080  egress  MASQ   from the node  (1)
-//! answer of the backend     backend:8080 -> node:61001    ingress UNMASQ to the client  (1)
+//! answer of the backend     backend:8080 -> node:21001    ingress UNMASQ to the client  (1)
 //! answer inside the node    backend:8080 -> client:1000   egress  REPLY  from the vip
 //!                                                                        (1) masqueraded only
 //! ```
