@@ -1,9 +1,9 @@
 //! What the packet path's programs cost per run, told apart by what the packet is to them.
 //!
-//! On its way between the outside client and a pod a packet meets each program once, on the uplink or
-//! on the pod's device, and its answer once more. One of the two is translated, the other is none of
-//! ours. The kernel counts both alike, so the second is measured by itself, where there is no
-//! Service, and taken off.
+//! On its way between the outside client and a pod a packet meets each program once, on the uplink
+//! or on the pod's device, and its answer once more. One of the two is translated, the other is
+//! none of ours. The kernel counts both alike, so the second is measured by itself, where there is
+//! no Service, and taken off.
 
 use anyhow::{Context, Result, ensure};
 use millrace_tests::hooks::{self, Empty};

@@ -1,8 +1,8 @@
 //! What the packet path costs beside plain routing: clients whose sockets nobody translates.
 //!
-//! Two nodes of the same shape, with pods that are routed to, not bridged. On one an agent serves; the
-//! other has none, and its lanes are what the others are paired with. So the lane that dials a pod
-//! of the first one without a Service shows what the programs cost traffic that is not theirs.
+//! Two nodes of the same shape, with pods that are routed to, not bridged. On one an agent serves;
+//! the other has none, and its lanes are what the others are paired with. So the lane that dials a
+//! pod of the first one without a Service shows what the programs cost traffic that is not theirs.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -24,8 +24,8 @@ use crate::{BLOCK, FEED_TIMEOUT, Row, SERVER_PORTS, SERVICE_PORT, measure};
 const GOAL_CPU_RATIO: f64 = 0.93;
 /// G9: nanoseconds an established flow's packet costs more than a program that does nothing.
 const GOAL_ESTABLISHED_NS: f64 = 220.0;
-/// Port of the server that is dialled without a Service. Not the backends': a flow of the path keeps
-/// its client's port for itself towards its backend, for as long as it is remembered.
+/// Port of the server that is dialled without a Service. Not the backends': a flow of the path
+/// keeps its client's port for itself towards its backend, for as long as it is remembered.
 const DIRECT_PORT: u16 = SERVER_PORTS[2];
 /// Exchanges of datagrams in a block, all of one flow.
 const EXCHANGES: u32 = 1000;
