@@ -1,6 +1,7 @@
 //! The `millrace` binary: arguments in, exit code out.
 
 use std::io::IsTerminal;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use millrace::bpf::object::FlowCapacity;
 use millrace::bpf::packet::Means;
+use millrace::ctl::flows::Filter;
 use millrace::ctl::{self, Output};
 use millrace::plan::op::Capacity;
 use millrace::run::{self, Config, Source};
@@ -42,6 +44,13 @@ enum Command {
         #[command(flatten)]
         read: ReadArgs,
     },
+    /// What the packet path translates at this moment. Works with the agent dead.
+    Flows {
+        #[command(flatten)]
+        filter: FlowArgs,
+        #[command(flatten)]
+        read: ReadArgs,
+    },
     /// Detach every program and remove every pin: Services are no longer translated.
     Cleanup {
         /// Directory on a BPF file system that the agent pins in; default: where one is mounted.
@@ -64,6 +73,32 @@ struct ReadArgs {
     /// Directory on a BPF file system that the agent pins in; default: where one is mounted.
     #[arg(long, value_name = "PATH")]
     bpffs: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct FlowArgs {
+    /// Only of this Service: NAME or NAMESPACE/NAME.
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    /// Only of this client.
+    #[arg(long, value_name = "IP")]
+    client: Option<IpAddr>,
+    /// Only to this backend.
+    #[arg(long, value_name = "IP[:PORT]")]
+    backend: Option<String>,
+    /// Only of this protocol: tcp, udp or sctp.
+    #[arg(long, value_name = "PROTOCOL")]
+    protocol: Option<String>,
+    /// How many to show at most; 0: all.
+    #[arg(long, value_name = "COUNT", default_value_t = ctl::flows::LIMIT_DEFAULT)]
+    limit: usize,
+}
+
+impl From<FlowArgs> for Filter {
+    fn from(args: FlowArgs) -> Self {
+        let FlowArgs { service, client, backend, protocol, limit } = args;
+        Self { service, client, backend, protocol, limit }
+    }
 }
 
 #[derive(Args)]
@@ -139,6 +174,9 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Status(args) => return ctl::status::status(args.bpffs.as_deref(), args.output),
         Command::Services { service, read } => {
             ctl::services::services(read.bpffs.as_deref(), service.as_deref(), read.output)?;
+        }
+        Command::Flows { filter, read } => {
+            ctl::flows::flows(read.bpffs.as_deref(), &filter.into(), read.output)?;
         }
         Command::Cleanup { bpffs } => ctl::cleanup::cleanup(bpffs.as_deref())?,
         Command::Version { output } => ctl::version(output),

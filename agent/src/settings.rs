@@ -23,7 +23,8 @@ pub struct Policy {
     pub external_ips: ExternalIps,
     /// Roles of devices that the rules get wrong, first match first.
     pub device_roles: Vec<(NamePattern, Option<Role>)>,
-    /// Ports for masqueraded flows; chosen clear of `ip_local_port_range` and NodePorts if not given.
+    /// Ports for masqueraded flows; chosen clear of `ip_local_port_range` and NodePorts if not
+    /// given.
     pub masquerade_ports: Option<(u16, u16)>,
 }
 

@@ -147,8 +147,8 @@ pub trait Address: Row + Eq + Ord + core::hash::Hash + fmt::Debug + Into<IpAddr>
     const ONES: Self;
     /// Bit by bit.
     fn and(self, mask: Self) -> Self;
-    /// The checksum's difference when `self` becomes `new`: the one's complement sum of all words of
-    /// `new` and of the complements of those of `self` (RFC 1624), not folded.
+    /// The checksum's difference when `self` becomes `new`: the one's complement sum of all words
+    /// of `new` and of the complements of those of `self` (RFC 1624), not folded.
     fn checksum_difference(self, new: Self) -> u32;
 }
 

@@ -10,8 +10,8 @@ use crate::row::Row;
 pub struct Client(V6);
 
 impl Client {
-    /// A socket, by its network namespace's cookie: a pod, or the node itself. `::cookie` is no source
-    /// a packet could have: `::/64` is not routed.
+    /// A socket, by its network namespace's cookie: a pod, or the node itself. `::cookie` is no
+    /// source a packet could have: `::/64` is not routed.
     #[inline(always)]
     pub const fn of_namespace(cookie: u64) -> Self {
         Self(V6::from_raw([0, 0, (cookie >> 32) as u32, cookie as u32]))

@@ -75,7 +75,8 @@ pub enum Counter {
     DroppedSctpPort = 32,
     /// Dropped: a new flow could not be remembered.
     DroppedNoRoom = 33,
-    /// Dropped: a slot or backend row is missing or of another service, or the packet could not be written.
+    /// Dropped: a slot or backend row is missing or of another service, or the packet could not be
+    /// written.
     DroppedBroken = 34,
 
     // What happened besides.

@@ -1,13 +1,14 @@
 //! Flows: what the packet path remembers of a conversation it translates.
 //!
-//! A packet is looked up once per hook, by its own five-tuple and the side of the hook. A flow therefore has
-//! up to four entries, and each leads to the next:
+//! A packet is looked up once per hook, by its own five-tuple and the side of the hook. A flow
+//! therefore has up to four entries, and each leads to the next:
 //!
 //! ```text
-//! tuple as the client sees it     client:1000  -> vip:80        ingress   OPEN    to the backend
-//! tuple inside the node           client:1000  -> backend:8080  egress    MASQ    from the node (masqueraded only)
-//! answer as the backend sends it  backend:8080 -> node:61001    ingress   UNMASQ  to the client (masqueraded only)
-//! answer inside the node          backend:8080 -> client:1000   egress    REPLY   from the vip
+//! as the client sees it     client:1000  -> vip:80        ingress OPEN   to the backend
+//! inside the node           client:1000  -> backend:8080  egress  MASQ   from the node  (1)
+//! answer of the backend     backend:8080 -> node:21001    ingress UNMASQ to the client  (1)
+//! answer inside the node    backend:8080 -> client:1000   egress  REPLY  from the vip
+//!                                                                        (1) masqueraded only
 //! ```
 //!
 //! The OPEN entry is the flow: its state is here, and all the other keys follow from it.
@@ -62,8 +63,8 @@ impl<A: Address> FlowKey<A> {
 /// Value of the `flows_*` and `half_open_*` maps: what to make of the packet.
 ///
 /// Entries at ingress replace the destination by `address`:`port` and the source port by
-/// `other_port`; entries at egress replace the source by `address`:`port` and the destination port by
-/// `other_port`.
+/// `other_port`; entries at egress replace the source by `address`:`port` and the destination port
+/// by `other_port`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Flow<A> {
@@ -79,7 +80,8 @@ pub struct Flow<A> {
     pub bits: u8,
     /// See [`seen`]. Written by every packet that changes it.
     pub seen: u16,
-    /// `CLOCK_MONOTONIC` of the last packet, in seconds. In MASQ and UNMASQ entries that of the first.
+    /// `CLOCK_MONOTONIC` of the last packet, in seconds. In MASQ and UNMASQ entries that of the
+    /// first.
     pub last_used_secs: u32,
     /// `CLOCK_MONOTONIC` of the first packet, in seconds.
     pub since_secs: u32,

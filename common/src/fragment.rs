@@ -3,7 +3,8 @@
 use crate::address::{Address, V4, V6};
 use crate::row::Row;
 
-/// Key of the `fragments_*` maps: a datagram under reassembly (RFC 791, RFC 8200), as a hook sees it.
+/// Key of the `fragments_*` maps: a datagram under reassembly (RFC 791, RFC 8200), as a hook sees
+/// it.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct FragmentKey<A> {

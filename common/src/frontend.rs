@@ -87,8 +87,8 @@ pub enum Kind {
     LoadBalancer = 3,
     /// `spec.ports[].nodePort` on one of the node's addresses.
     NodePort = 4,
-    /// A ClusterIP as such: port 0, protocol 0, no backends. What is sent to a ClusterIP and to none
-    /// of its ports is refused.
+    /// A ClusterIP as such: port 0, protocol 0, no backends. What is sent to a ClusterIP and to
+    /// none of its ports is refused.
     Address = 5,
 }
 

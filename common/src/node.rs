@@ -50,11 +50,12 @@ pub struct NodeRow {
 }
 
 /// Bits of [`NodeRow::flags`].
+#[expect(clippy::module_inception, reason = "named like `device`, and used as `node::FLAG`")]
 pub mod node {
     /// Masquerade what pods send to ClusterIPs as well.
     pub const MASQUERADE_ALL: u32 = 1 << 0;
-    /// There is a local-traffic detector. Without one, everything sent to a ClusterIP counts as from
-    /// pods, and nothing sent to an external address does.
+    /// There is a local-traffic detector. Without one, everything sent to a ClusterIP counts as
+    /// from pods, and nothing sent to an external address does.
     pub const DETECTOR: u32 = 1 << 1;
     /// The detector goes by [`device::FROM_PODS`](super::device::FROM_PODS), else by
     /// [`NodeFamily::pods`](super::NodeFamily::pods).

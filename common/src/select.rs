@@ -1,8 +1,8 @@
 //! Which backend a client gets: the one decision that both paths share.
 //!
 //! Written over [`Tables`], so that the kernel runs it on BPF maps and tests on ordinary ones.
-//! [`select`], [`admit`] and [`gate`] are the socket path's, whose clients are all on this node; the packet
-//! path has its own gate (`packet::open`) and shares [`choose`].
+//! [`select`], [`admit`] and [`gate`] are the socket path's, whose clients are all on this node;
+//! the packet path has its own gate (`packet::open`) and shares [`choose`].
 
 use crate::address::{Address, Be16};
 use crate::affinity::{AffinityEntry, AffinityKey, Client};

@@ -2,8 +2,8 @@
 
 use crate::row::Row;
 
-/// Value of the `traffic` map (an array, indexed by service id). Shared by all CPUs; the agent zeroes it
-/// when it gives the id to another service.
+/// Value of the `traffic` map (an array, indexed by service id). Shared by all CPUs; the agent
+/// zeroes it when it gives the id to another service.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Traffic {

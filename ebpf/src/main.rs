@@ -1,7 +1,8 @@
 //! Hook entry points, in the order of a connection's life. Each reads its context and calls one
 //! function of the story in [`socket`].
 //!
-//! The story of a packet under a device's hook is `millrace_common::packet`; [`packet`] are its doors.
+//! The story of a packet under a device's hook is `millrace_common::packet`; [`packet`] are its
+//! doors.
 //!
 //! The story of a socket: it dials a frontend and is sent to a backend ([`socket::translate`]);
 //! what it dialled is recorded ([`socket::record`]); when the application asks where an answer came

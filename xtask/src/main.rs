@@ -2,8 +2,9 @@
 //!
 //! One file per command, in the order a newcomer meets them: [`setup`] installs what is missing,
 //! [`build`] makes the BPF object and the binaries, [`demo`], [`lab`] and [`bench`] run them,
-//! [`test`] checks everything, [`tidy`] is the part of it that reads the source text, [`kernels`]
-//! the part that boots other kernels than this machine's. Underneath:
+//! [`test`] checks everything, [`tidy`] is the part of it that reads the source text, [`fuzz`]
+//! the part that has no end, [`kernels`] the part that boots other kernels than this machine's.
+//! Underneath:
 //! [`toolchain`] decides how Rust becomes BPF, [`apt`] and [`packages`] deal with Debian,
 //! [`command`] runs other programs, [`libtest`] reads what test binaries print.
 
@@ -12,6 +13,7 @@ mod bench;
 mod build;
 mod command;
 mod demo;
+mod fuzz;
 mod kernels;
 mod lab;
 mod libtest;
@@ -40,6 +42,8 @@ Usage: cargo xtask <command>
   test [--stage NAME]... [-- TEST-ARG...]
                             every check there is; ends with `N passed, N failed, N skipped`
                             stages: setup fmt tidy build clippy unit lab kernels deny
+  fuzz [--seconds N] [--seed N]
+                            random frames through the loaded programs and the native build
   kernels [--kernel 5.10|6.1|6.12|newest]... [--update]
                             Millrace on Debian's kernels, in QEMU; fetches, never installs, them
   tidy                      only the checks on the source text
@@ -75,6 +79,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode> {
         "lab" => lab::run(rest),
         "bench" => bench::run(rest),
         "test" => test::run(rest),
+        "fuzz" => fuzz::run(rest),
         "kernels" => kernels::run(rest),
         "tidy" if rest.is_empty() => tidy::run().map(|()| ExitCode::SUCCESS),
         "help" | "--help" | "-h" => {

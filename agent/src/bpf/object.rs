@@ -57,7 +57,8 @@ pub struct Settings {
     pub node_netns_cookie: u64,
 }
 
-/// Entries the packet path has room for, of each IP family. A flow takes two, a masqueraded one four.
+/// Entries the packet path has room for, of each IP family. A flow takes two, a masqueraded one
+/// four.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FlowCapacity {
     /// `flows_*`.

@@ -147,6 +147,11 @@ impl Store {
         self.frontends_v6.put(&frontends_v6)
     }
 
+    /// The name of every service port.
+    pub fn services(&self) -> Result<Vec<(u32, ServiceRow)>, MapError> {
+        self.services.read(|_: &u32, _: &ServiceRow| true)
+    }
+
     /// Each outcome's count, summed over the CPUs.
     pub fn counters(&self) -> Result<Vec<(Counter, u64)>, MapError> {
         let cpus = possible_cpus().map_err(self.counters.error("size"))?;
@@ -237,7 +242,7 @@ impl MapStore for Store {
             }
         })?;
         Ok(Snapshot {
-            services: self.services.read(|_: &u32, _: &ServiceRow| true)?,
+            services: self.services()?,
             backends_v4: self.backends_v4.read(|_: &u32, row: &Backend<V4>| row.generation > 0)?,
             backends_v6: self.backends_v6.read(|_: &u32, row: &Backend<V6>| row.generation > 0)?,
             slots,

@@ -2,6 +2,7 @@
 
 pub mod cleanup;
 mod devices;
+pub mod flows;
 pub mod services;
 pub mod status;
 
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
+use millrace_common::service::ServiceRow;
 
 use crate::bpf::environment;
 use crate::bpf::pins::Pins;
@@ -43,6 +45,23 @@ fn store(pins: &Pins) -> Result<Store> {
     Store::open_as_is(&directory).with_context(|| {
         format!("open the maps in {} (did the agent ever become ready?)", directory.display())
     })
+}
+
+/// Whether a service port is of the Service that is called so: `NAME` or `NAMESPACE/NAME`.
+fn is_named(row: &ServiceRow, wanted: &str) -> bool {
+    match wanted.split_once('/') {
+        Some((namespace, name)) => row.namespace() == namespace && row.name() == name,
+        None => row.name() == wanted,
+    }
+}
+
+/// A service port: `NAMESPACE/NAME`, and the port's name if it has one.
+fn service_name(row: &ServiceRow) -> String {
+    let (namespace, name) = (row.namespace(), row.name());
+    match row.port_name() {
+        "" => format!("{namespace}/{name}"),
+        port => format!("{namespace}/{name}:{port}"),
+    }
 }
 
 /// A table as our commands print it.

@@ -73,11 +73,7 @@ pub fn services(bpffs: Option<&Path>, filter: Option<&str>, output: Output) -> R
 }
 
 fn gather(snapshot: &Snapshot, traffic: &[(u32, Traffic)], filter: Option<&str>) -> Vec<Service> {
-    let wanted = |row: &ServiceRow| match filter.map(|f| f.split_once('/').ok_or(f)) {
-        None => true,
-        Some(Ok((namespace, name))) => row.namespace() == namespace && row.name() == name,
-        Some(Err(name)) => row.name() == name,
-    };
+    let wanted = |row: &ServiceRow| filter.is_none_or(|name| super::is_named(row, name));
     let rows = snapshot.services.iter().filter(|(_, row)| wanted(row));
     let mut services: BTreeMap<u32, Service> =
         rows.map(|(id, row)| (*id, Service::new(row))).collect();

@@ -4,11 +4,14 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use millrace_common::counters::Counter;
+use millrace_common::packet::tables::Table;
 use serde::Serialize;
 
 use super::{Output, devices};
 use crate::apply::MapStore;
 use crate::bpf::attach::{self, HookState};
+use crate::flows::FlowRows;
 use crate::plan::op::Snapshot;
 use crate::report::{Report, Severity};
 
@@ -56,6 +59,8 @@ struct Map {
 #[serde(rename_all = "camelCase")]
 struct Count {
     name: &'static str,
+    /// What it is a count of: `sockets`, `packets` (each is counted once per hook), `events`.
+    of: &'static str,
     count: u64,
 }
 
@@ -91,6 +96,7 @@ fn gather(bpffs: Option<&Path>) -> Result<Status> {
     let capacity = store.capacity();
     let map = |name, used, size| Map { name, used, size };
     let used = Used::of(&store.snapshot()?);
+    let flows = &store.flows;
     Ok(Status {
         agent_running,
         ready: agent_running && agent.ready && attached,
@@ -105,14 +111,37 @@ fn gather(bpffs: Option<&Path>) -> Result<Status> {
             map("backends_v4", used.backends_v4, capacity.backends),
             map("backends_v6", used.backends_v6, capacity.backends),
             map("slots", used.slots, capacity.slots),
+            flow_map("flows_v4", &flows.v4, Table::Established)?,
+            flow_map("flows_v6", &flows.v6, Table::Established)?,
+            flow_map("half_open_v4", &flows.v4, Table::HalfOpen)?,
+            flow_map("half_open_v6", &flows.v6, Table::HalfOpen)?,
         ],
         counters: store
             .counters()?
             .into_iter()
-            .map(|(counter, count)| Count { name: counter.name(), count })
+            .map(|(counter, count)| Count { name: counter.name(), of: group(counter), count })
             .collect(),
         agent,
     })
+}
+
+/// What an outcome is a count of.
+const fn group(counter: Counter) -> &'static str {
+    if counter.is_packet_outcome() {
+        "packets"
+    } else if (counter as u32) < Counter::IngressPassed as u32 {
+        "sockets"
+    } else {
+        "events"
+    }
+}
+
+/// Entries of a table of flows, counted one by one.
+fn flow_map<A, R: FlowRows<A>>(name: &'static str, rows: &R, table: Table) -> Result<Map> {
+    let mut cursor = R::Cursor::default();
+    let mut used = 0;
+    while !rows.step(table, &mut cursor, |_, _| used += 1)? {}
+    Ok(Map { name, used, size: rows.size(table)? })
 }
 
 fn hook((program, state): (&'static str, HookState)) -> Hook {
@@ -177,12 +206,21 @@ fn print(status: &Status) {
         maps.add_row([map.name.to_owned(), map.used.to_string(), map.size.to_string()]);
     }
     println!("{maps}\n");
-    let mut counters = super::table(&["OUTCOME", "COUNT"]);
-    for counter in &status.counters {
-        counters.add_row([counter.name.to_owned(), counter.count.to_string()]);
-    }
-    println!("{counters}");
+    print_counters(&status.counters);
     print_conditions(agent);
+}
+
+/// One column of names and counts per group, a group under the other.
+fn print_counters(counters: &[Count]) {
+    let titles = [("sockets", "SOCKETS"), ("packets", "PACKETS"), ("events", "EVENTS")];
+    let mut table = super::table(&["OUTCOME", "COUNT"]);
+    for (of, title) in titles {
+        table.add_row([title, ""]);
+        for counter in counters.iter().filter(|counter| counter.of == of) {
+            table.add_row([format!("  {}", counter.name), counter.count.to_string()]);
+        }
+    }
+    println!("{table}");
 }
 
 fn print_hooks(status: &Status) {

@@ -10,8 +10,9 @@ pub type Range = (u16, u16);
 
 /// Kubernetes' default range of NodePorts.
 const NODE_PORTS: Range = (30_000, 32_767);
-/// What is taken if it is clear: above what Linux gives to sockets by default (32768-60999).
-const PREFERRED: Range = (61_000, 65_535);
+/// What is taken if it is clear: below NodePorts and what Linux gives to sockets by default
+/// (32768-60999), above what most programs listen on. Each new flow makes sure that no socket listens.
+const PREFERRED: Range = (10_240, 29_999);
 /// The lowest port that is taken.
 const FIRST: u16 = 1025;
 /// Fewer ports are not worth having: a busy node would run out.
@@ -95,9 +96,9 @@ mod tests {
     #[test]
     fn ports_lie_clear_of_what_sockets_get_and_of_node_ports() {
         let table: &[(&str, Range, &[Range], Option<Range>)] = &[
-            ("Linux' default", LINUX, &[], Some((61_000, 65_535))),
-            ("a short range", (40_000, 50_000), &[], Some((61_000, 65_535))),
-            ("all above NodePorts: below them", (32_768, 65_535), &[], Some((1025, 29_999))),
+            ("Linux' default", LINUX, &[], Some((10_240, 29_999))),
+            ("a short range", (40_000, 50_000), &[], Some((10_240, 29_999))),
+            ("all above NodePorts: below them", (32_768, 65_535), &[], Some((10_240, 29_999))),
             ("common for busy nodes", (15_000, 65_000), &[], Some((1025, 14_999))),
             ("gap above, too small", (5_000, 65_000), &[], Some((1025, 4_999))),
             ("the larger of two gaps", (3_000, 60_000), &[], Some((61_000, 65_535))),

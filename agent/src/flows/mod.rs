@@ -27,8 +27,8 @@ use crate::report::Condition;
 use census::Census;
 use sweep::Sweep;
 
-/// How long one step may take. Between two there are the loop's ticks of 250 ms, so this is the part
-/// of a core that sweeping takes: 4 %. A pass over 262 144 entries needs some 200 ms in all.
+/// How long one step may take. Between two there are the loop's ticks of 250 ms, so this is the
+/// part of a core that sweeping takes: 4 %. A pass over 262 144 entries needs some 200 ms in all.
 const STEP: Duration = Duration::from_millis(10);
 /// From the end of a pass to the begin of the next, when there is room.
 const REST: Duration = Duration::from_secs(10);

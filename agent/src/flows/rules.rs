@@ -9,8 +9,8 @@ use millrace_common::packet::tables::Table;
 /// As [`TCP_OVER_SECS`], in seconds, while the tables are nearly full: room for new connections is
 /// worth more than late packets of old ones.
 pub const OVER_SECS_PRESSED: u32 = 4;
-/// Entries whose flow is gone may still be used by whoever is about to write the missing ones; after
-/// this long, in seconds, nobody is.
+/// Entries whose flow is gone may still be used by whoever is about to write the missing ones;
+/// after this long, in seconds, nobody is.
 pub const ORPHAN_SECS: u32 = UDP_IDLE_SECS;
 /// No entry goes sooner, in seconds, whatever its flow has seen.
 pub const SHORTEST_SECS: u32 = OVER_SECS_PRESSED;

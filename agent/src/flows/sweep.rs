@@ -203,7 +203,8 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
         Ok(())
     }
 
-    /// How long a REPLY entry without its OPEN entry is kept: nothing can be said by one side alone.
+    /// How long a REPLY entry without its OPEN entry is kept: nothing can be said by one side
+    /// alone.
     fn orphan_secs(&self, key: &FlowKey<A>, reply: &Flow<A>) -> u32 {
         let state = State::of(key.protocol, self.table, 0, reply.seen);
         state.timeout_secs(key.protocol, self.now.pressed).min(ORPHAN_SECS)

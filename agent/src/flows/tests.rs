@@ -27,10 +27,13 @@ const LAST_LOOKS: u32 = 3;
 const SERVING: u32 = 1;
 const GONE: u32 = 2;
 
+/// Both tables, one behind the other.
+type Entries = BTreeMap<(u8, FlowKey<V4>), Flow<V4>>;
+
 /// Tables in memory; a packet comes by before one of the looks.
 #[derive(Default)]
 struct Rows {
-    entries: RefCell<BTreeMap<(u8, FlowKey<V4>), Flow<V4>>>,
+    entries: RefCell<Entries>,
     looks: Cell<u32>,
     /// Before which look, and the entry it uses.
     packet: Option<(u32, FlowKey<V4>)>,
@@ -240,7 +243,9 @@ fn entries_left(rows: &Rows, case: &Case, index: u16) -> (usize, usize) {
 
 proptest! {
     #[test]
-    fn what_is_over_goes_whole_and_the_rest_stays_whole(cases in prop::collection::vec(cases(), 1..12)) {
+    fn what_is_over_goes_whole_and_the_rest_stays_whole(
+        cases in prop::collection::vec(cases(), 1..12),
+    ) {
         let rows = rows_of(&cases);
         pass(&rows, NOW_SECS);
         for (index, case) in (1_u16..).zip(&cases) {
@@ -258,8 +263,9 @@ proptest! {
         let mut keep = lost.iter().cycle();
         rows.entries.borrow_mut().retain(|_, _| *keep.next().unwrap());
         // What has lost its flow goes after a while, though its flow may have been used for a day.
-        let opens: Vec<_> = rows.entries.borrow().iter()
-            .filter(|(_, flow)| flow.role == role::OPEN).map(|((_, key), flow)| (*key, *flow)).collect();
+        let entries = rows.entries.borrow().clone();
+        let opens = entries.iter().filter(|(_, flow)| flow.role == role::OPEN);
+        let opens: Vec<_> = opens.map(|((_, key), flow)| (*key, *flow)).collect();
         pass(&rows, NOW_SECS + ORPHAN_SECS);
         pass(&rows, NOW_SECS + ORPHAN_SECS);
         for ((_, key), flow) in rows.entries.borrow().iter() {

@@ -1,10 +1,10 @@
 //! Answers that a bridge would carry past the kernel's routing.
 //!
-//! A pod that was sent to another pod on the same bridge has its packets routed, for it sent them to the
-//! gateway; the answers would go straight from port to port. The kernel's connection tracking then sees
-//! half a conversation, holds the rest for invalid, and firewalls that drop what is invalid end it. kube-proxy
-//! needs `bridge-nf-call-iptables` for that. Here the answer's frame is addressed to the bridge itself,
-//! so that it takes the way back that the request came.
+//! A pod that was sent to another pod on the same bridge has its packets routed, for it sent them
+//! to the gateway; the answers would go straight from port to port. The kernel's connection
+//! tracking then sees half a conversation, holds the rest for invalid, and firewalls that drop what
+//! is invalid end it. kube-proxy needs `bridge-nf-call-iptables` for that. Here the answer's frame
+//! is addressed to the bridge itself, so that it takes the way back that the request came.
 
 use super::frame::{ETHERNET_BYTES, Frame};
 use super::network::Family;
@@ -12,7 +12,8 @@ use super::tables::{Table, Tables};
 use super::transport::Packet;
 use crate::flow::{FlowKey, side};
 
-/// Address an answer to the bridge, if it comes in by one of the bridge's ports and goes to another.
+/// Address an answer to the bridge, if it comes in by one of the bridge's ports and goes to
+/// another.
 #[inline(never)]
 pub fn bring_up<A: Family, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) {
     if s.link_bytes() != ETHERNET_BYTES {

@@ -1,8 +1,8 @@
-//! ICMP errors (RFC 792, RFC 4443): they quote the packet they are about, as it was where it failed, so
-//! both the error and its quotation are translated. Path MTU discovery lives by it.
+//! ICMP errors (RFC 792, RFC 4443): they quote the packet they are about, as it was where it
+//! failed, so both the error and its quotation are translated. Path MTU discovery lives by it.
 //!
-//! A quotation travels against the packet it quotes: its source is where the error must go, and its key is
-//! that of the answer.
+//! A quotation travels against the packet it quotes: its source is where the error must go, and its
+//! key is that of the answer.
 
 use super::frame::{Checksum, Frame, Verdict};
 use super::ingress::{finish_error, snapshot};

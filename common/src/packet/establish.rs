@@ -1,5 +1,5 @@
-//! A flow is answered and the client shows that it got the answer: it moves to the table whose entries
-//! are never evicted. And: a flow is over.
+//! A flow is answered and the client shows that it got the answer: it moves to the table whose
+//! entries are never evicted. And: a flow is over.
 //!
 //! A sender of forged packets cannot get there: it does not see the answers, and TCP has to
 //! acknowledge the number in one.

@@ -1,5 +1,5 @@
-//! Fragments: the first one is translated like any packet, the others get the address it got. Those that
-//! overtook it wait for it, if they go to an address that is ours to translate.
+//! Fragments: the first one is translated like any packet, the others get the address it got. Those
+//! that overtook it wait for it, if they go to an address that is ours to translate.
 
 use super::frame::{Frame, Verdict};
 use super::network::Family;
@@ -46,8 +46,8 @@ pub fn follow<A: Family, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) -> Ver
     Verdict::NEXT
 }
 
-/// The first fragment came in and is dealt with: let those go that overtook it. If it was left as it is,
-/// so are they.
+/// The first fragment came in and is dealt with: let those go that overtook it. If it was left as
+/// it is, so are they.
 #[inline(never)]
 pub fn settle<A: Family, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) {
     if !is_ours(s, packet) {
@@ -61,8 +61,8 @@ pub fn settle<A: Family, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) {
     s.release(&key);
 }
 
-/// Whether an incoming packet's destination is one that we may translate: the node's address or that of
-/// a Service.
+/// Whether an incoming packet's destination is one that we may translate: the node's address or
+/// that of a Service.
 #[inline(always)]
 fn is_ours<A: Family, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) -> bool {
     let destination = packet.key.destination;

@@ -3,8 +3,8 @@
 use crate::address::Be16;
 use crate::row::Row;
 
-/// What a hook says to the kernel. (One number, not an enum: it goes through BPF's one return register,
-/// and no part of it is ever uninitialised.)
+/// What a hook says to the kernel. (One number, not an enum: it goes through BPF's one return
+/// register, and no part of it is ever uninitialised.)
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Verdict(u64);
@@ -45,6 +45,7 @@ pub const ETHERNET_BYTES: u32 = 14;
 ///
 /// In the kernel these are the helpers on `__sk_buff`, which know of checksums that hardware has
 /// yet to compute; natively they work on a plain buffer.
+#[expect(clippy::len_without_is_empty, reason = "a packet under a hook is never empty")]
 pub trait Frame {
     /// Length of the whole packet.
     fn len(&self) -> u32;
@@ -54,8 +55,8 @@ pub trait Frame {
     fn ethertype(&self) -> Be16;
     /// Index of the device under whose hook we are.
     fn device_index(&self) -> u32;
-    /// Whether its link layer address is another host's (`PACKET_OTHERHOST`): a device that listens to
-    /// everything, or a bridge's port.
+    /// Whether its link layer address is another host's (`PACKET_OTHERHOST`): a device that listens
+    /// to everything, or a bridge's port.
     fn is_for_another_host(&self) -> bool;
     /// Read; nothing if the packet is shorter.
     fn load<T: Row>(&self, offset: u32) -> Option<T>;

@@ -93,9 +93,9 @@ fn known<A: Family, S: Frame + Tables<A>>(
     finish(s, packet, &change, Counter::IngressToBackend)
 }
 
-/// Whether the flow is over for this packet: the backend of a UDP flow is gone, or both sides were silent
-/// for too long; or a connection begins anew with the ports of one that was closed, or whose backend is
-/// gone.
+/// Whether the flow is over for this packet: the backend of a UDP flow is gone, or both sides were
+/// silent for too long; or a connection begins anew with the ports of one that was closed, or whose
+/// backend is gone.
 #[inline(always)]
 fn is_over<A: Family, S: Frame + Tables<A>>(
     s: &S,
@@ -182,7 +182,8 @@ pub fn finish<A: Family, S: Frame + Tables<A>>(
 /// A copy of an entry. Its changing fields may be a moment old.
 #[inline(always)]
 pub fn snapshot<A: Family>(row: &Shared<Flow<A>>) -> Flow<A> {
-    // SAFETY: a row of a map, or of a test's collection, that stays readable until the program ends.
+    // SAFETY: a row of a map, or of a test's collection, that stays readable until the program
+    // ends.
     unsafe { *row.get() }
 }
 
@@ -195,8 +196,8 @@ pub fn touch<A: Family>(row: &Shared<Flow<A>>, known: &Flow<A>, now: u32, saw: u
         unsafe { core::ptr::write_volatile(&raw mut (*row).last_used_secs, now) };
     }
     if known.seen & saw != saw {
-        // SAFETY: an aligned half-word of a live row. A bit that two writers set at once may be lost, and
-        // is set again by the next packet or made up for by idle time.
+        // SAFETY: an aligned half-word of a live row. A bit that two writers set at once may be
+        // lost, and is set again by the next packet or made up for by idle time.
         unsafe { core::ptr::write_volatile(&raw mut (*row).seen, known.seen | saw) };
     }
 }

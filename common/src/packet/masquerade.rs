@@ -5,13 +5,18 @@ use super::frame::{Frame, Verdict};
 use super::ingress::{finish, snapshot};
 use super::network::Family;
 use super::open::PORT_TRIES;
-use super::rewrite::Change;
+use super::rewrite::{Change, now_secs};
 use super::tables::{Shared, Table, Tables};
 use super::transport::Packet;
 use crate::address::{Be16, Protocol};
 use crate::counters::Counter;
-use crate::flow::{Flow, FlowKey, role};
+use crate::flow::{Flow, FlowKey, role, seen, side};
 use crate::select::scale;
+
+/// How many flows are looked at, at most, for one that nobody will miss.
+const VICTIM_TRIES: u32 = 6;
+/// A flow that nobody may miss was silent for this long, in seconds.
+const IDLE_SECS: u32 = 2;
 
 /// The first packet of a flow that must be masqueraded leaves. False: it must not.
 #[inline(never)]
@@ -28,7 +33,9 @@ pub fn begin<A: Family, S: Frame + Tables<A>>(
         s.count(Counter::DroppedNoAddress);
         return false;
     }
-    if !choose_port(s, table, &packet.key, &mut flow) {
+    if !choose_port(s, table, &packet.key, &mut flow)
+        && !(make_room(s, &packet.key, &mut flow) && claim(s, table, &packet.key, &flow))
+    {
         let sctp = packet.key.protocol == Protocol::Sctp as u8;
         s.count_failed(flow.service);
         s.count(if sctp { Counter::DroppedSctpPort } else { Counter::DroppedNoPort });
@@ -64,24 +71,15 @@ fn choose_port<A: Family, S: Frame + Tables<A>>(
     key: &FlowKey<A>,
     flow: &mut Flow<A>,
 ) -> bool {
-    let mut answer = *flow;
-    answer.role = role::UNMASQ;
-    answer.address = key.source;
-    answer.port = key.source_port;
-    answer.other_port = key.destination_port;
     if key.protocol == Protocol::Sctp as u8 {
         flow.port = key.source_port;
-        return claim(s, table, &flow.unmasq_key(key), &answer);
+        return claim(s, table, key, flow);
     }
-    let Some(row) = s.node() else { return false };
-    if row.last_port < row.first_port {
-        return false;
-    }
-    let ports = u32::from(row.last_port - row.first_port) + 1;
     for _ in 0..PORT_TRIES {
-        let port = u32::from(row.first_port) + scale(s.random(), ports);
-        flow.port = Be16::new(port as u16);
-        if claim(s, table, &flow.unmasq_key(key), &answer) {
+        if !random_port(s, flow) {
+            return false;
+        }
+        if claim(s, table, key, flow) {
             return true;
         }
         s.count(Counter::PortRetried);
@@ -89,17 +87,101 @@ fn choose_port<A: Family, S: Frame + Tables<A>>(
     false
 }
 
-/// Take a key for the answers, unless another flow or a socket of the node has it.
+/// Any port of the range. False: there is no range.
 #[inline(always)]
+fn random_port<A: Family, S: Frame + Tables<A>>(s: &S, flow: &mut Flow<A>) -> bool {
+    let Some(row) = s.node() else { return false };
+    if row.last_port < row.first_port {
+        return false;
+    }
+    let ports = u32::from(row.last_port - row.first_port) + 1;
+    flow.port = Be16::new((u32::from(row.first_port) + scale(s.random(), ports)) as u16);
+    true
+}
+
+/// Take the port that is chosen, unless another flow or a socket of the node has it.
+#[inline(never)]
 fn claim<A: Family, S: Frame + Tables<A>>(
     s: &S,
     table: Table,
     key: &FlowKey<A>,
-    answer: &Flow<A>,
+    flow: &Flow<A>,
 ) -> bool {
     let other = match table {
         Table::Established => Table::HalfOpen,
         Table::HalfOpen => Table::Established,
     };
-    s.flow(other, key).is_none() && !s.is_port_in_use(key) && s.add_flow(table, key, answer)
+    let answer_key = flow.unmasq_key(key);
+    if s.flow(other, &answer_key).is_some() || s.is_port_in_use(&answer_key) {
+        return false;
+    }
+    let mut answer = *flow;
+    answer.role = role::UNMASQ;
+    answer.address = key.source;
+    answer.port = key.source_port;
+    answer.other_port = key.destination_port;
+    s.add_flow(table, &answer_key, &answer)
+}
+
+/// Nearly all ports towards this backend are taken: find one whose flow is over or was a mere question
+/// and answer, and forget that flow.
+#[inline(always)]
+fn make_room<A: Family, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &mut Flow<A>) -> bool {
+    for _ in 0..VICTIM_TRIES {
+        if key.protocol == Protocol::Sctp as u8 || !random_port(s, flow) {
+            return false;
+        }
+        let answer_key = flow.unmasq_key(key);
+        for table in [Table::HalfOpen, Table::Established] {
+            if let Some(row) = s.flow(table, &answer_key)
+                && give_up(s, table, &answer_key, row)
+            {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// Forget the flow that has this UNMASQ entry, if nobody will miss it.
+#[inline(never)]
+fn give_up<A: Family, S: Frame + Tables<A>>(
+    s: &S,
+    table: Table,
+    key: &FlowKey<A>,
+    row: &Shared<Flow<A>>,
+) -> bool {
+    let row = row.get();
+    // SAFETY: fields of a live row that no longer change.
+    let (client, client_port) = unsafe { ((*row).address, (*row).port) };
+    let mut other = FlowKey {
+        source: key.source,
+        destination: client,
+        source_port: key.source_port,
+        destination_port: client_port,
+        protocol: key.protocol,
+        side: side::EGRESS,
+        pad: 0,
+    };
+    if let Some(reply) = s.flow(table, &other) {
+        let reply = reply.get();
+        // SAFETY: aligned fields of a live row.
+        let (open_key, saw, last) =
+            unsafe { ((*reply).open_key(&other), (*reply).seen, (*reply).last_used_secs) };
+        let idle = now_secs(s).wrapping_sub(last);
+        let closed = seen::FIN | seen::RST;
+        let is_over = match table {
+            Table::HalfOpen => idle >= IDLE_SECS,
+            Table::Established => idle >= IDLE_SECS && saw & closed != 0,
+        };
+        if !is_over || idle > u32::MAX / 2 {
+            return false;
+        }
+        s.remove_flow(table, &open_key);
+        s.remove_flow(table, &other);
+    }
+    other = other.answer(side::EGRESS);
+    s.remove_flow(table, &other);
+    s.remove_flow(table, key);
+    true
 }

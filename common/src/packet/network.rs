@@ -32,8 +32,8 @@ pub trait Family: Address {
     /// Whether ICMP of this type reports an error and quotes the packet that caused it. (Redirects
     /// do too, but say nothing to a translated sender.)
     fn is_error(icmp_type: u8) -> bool;
-    /// Read the header at `offset` into `packet`. `quoted`: it stands in an ICMP error and may be cut
-    /// off. An error is the reason to leave the packet alone.
+    /// Read the header at `offset` into `packet`. `quoted`: it stands in an ICMP error and may be
+    /// cut off. An error is the reason to leave the packet alone.
     fn read<F: Frame>(
         frame: &F,
         offset: u32,
@@ -42,8 +42,8 @@ pub trait Family: Address {
     ) -> Result<(), Counter>;
 }
 
-/// Largest length a header can express, in bytes: what is longer was put together by GRO or is yet to
-/// be cut by GSO ("BIG TCP"), and says 0.
+/// Largest length a header can express, in bytes: what is longer was put together by GRO or is yet
+/// to be cut by GSO ("BIG TCP"), and says 0.
 const LENGTH_MAX: u32 = 65_535;
 
 #[repr(C)]
@@ -216,7 +216,8 @@ const fn is_extension(next: u8) -> bool {
     matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS)
 }
 
-/// Go past the extension headers, to the transport header or the end of what a later fragment shows.
+/// Go past the extension headers, to the transport header or the end of what a later fragment
+/// shows.
 #[inline(never)]
 fn follow_extensions<F: Frame>(frame: &F, packet: &mut Packet<V6>) -> Result<(), Counter> {
     for _ in 0..V6_EXTENSIONS {

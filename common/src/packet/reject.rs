@@ -1,10 +1,11 @@
-//! Saying no: the packet is turned into its own answer, a TCP reset (RFC 9293 section 3.10.7.1) or an
-//! ICMP port unreachable (RFC 792, RFC 4443), and goes back out of the device it came in by.
+//! Saying no: the packet is turned into its own answer, a TCP reset (RFC 9293 section 3.10.7.1) or
+//! an ICMP port unreachable (RFC 792, RFC 4443), and goes back out of the device it came in by.
 //!
-//! A packet whose checksum hardware has yet to compute stays one: the sum will be taken from the transport
-//! header on and put where it belongs in *that* header. So a reset keeps the TCP header in place and
-//! stores the pseudo header's sum; an ICMP message leaves the place (bytes 6 and 7, unused by RFC 792 for
-//! this code) to it, which makes the whole message add up as well as a checksum in its own field would.
+//! A packet whose checksum hardware has yet to compute stays one: the sum will be taken from the
+//! transport header on and put where it belongs in *that* header. So a reset keeps the TCP header
+//! in place and stores the pseudo header's sum; an ICMP message leaves the place (bytes 6 and 7,
+//! unused by RFC 792 for this code) to it, which makes the whole message add up as well as a
+//! checksum in its own field would.
 
 use super::frame::{Checksum, ETHERNET_BYTES, Frame, Verdict};
 use super::network::Family;
@@ -183,8 +184,8 @@ fn unreachable<A: Answer, S: Frame>(s: &S, packet: &Packet<A>) -> bool {
         && s.store(at + ICMP_BYTES + A::BYTES, &start)
 }
 
-/// Whether hardware has yet to compute the packet's checksum, which is at `offset`: then a change of what
-/// it covers leaves the field alone. The field is overwritten.
+/// Whether hardware has yet to compute the packet's checksum, which is at `offset`: then a change
+/// of what it covers leaves the field alone. The field is overwritten.
 #[inline(always)]
 fn is_partial<F: Frame>(frame: &F, offset: u32) -> bool {
     /// Any change that is not zero.

@@ -9,8 +9,8 @@ use crate::address::{Be16, Family as Version, Protocol, checksum_add};
 use crate::flow::{Flow, side};
 use crate::row::Row;
 
-/// What a packet becomes. At [`side::INGRESS`] "that side" is the destination, at [`side::EGRESS`] the
-/// source.
+/// What a packet becomes. At [`side::INGRESS`] "that side" is the destination, at [`side::EGRESS`]
+/// the source.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Change<A> {
     /// That side's port.

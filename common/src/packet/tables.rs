@@ -35,8 +35,8 @@ pub trait Tables<A: Address>: select::Tables<A> {
     fn fragment(&self, key: &FragmentKey<A>) -> Option<Fragment<A>>;
     /// Remember what became of it.
     fn set_fragment(&self, key: &FragmentKey<A>, fragment: &Fragment<A>);
-    /// Keep the packet, a later fragment, until the first one comes. False: there is no room, or it is
-    /// too large.
+    /// Keep the packet, a later fragment, until the first one comes. False: there is no room, or it
+    /// is too large.
     fn park(&self, key: &FragmentKey<A>) -> bool;
     /// Have what was kept come in again. The packet is the first fragment, and stays as it is.
     fn release(&self, key: &FragmentKey<A>);

@@ -19,8 +19,8 @@ pub mod tcp {
     pub const ACK: u8 = 1 << 4;
 }
 
-/// A packet's headers. (They are read into place: a large result by value leaves BPF with paths on which
-/// it is not initialised.)
+/// A packet's headers. (They are read into place: a large result by value leaves BPF with paths on
+/// which it is not initialised.)
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Packet<A> {
     /// Addresses, protocol and, once the transport header is read, ports.
@@ -113,8 +113,8 @@ impl<A: Family> Packet<A> {
         }
     }
 
-    /// Read the transport header after the network header, which is read. An error is the reason to leave
-    /// the packet alone.
+    /// Read the transport header after the network header, which is read. An error is the reason to
+    /// leave the packet alone.
     #[inline(always)]
     pub fn read_transport<F: Frame>(&mut self, frame: &F) -> Result<(), Counter> {
         match self.key.protocol {

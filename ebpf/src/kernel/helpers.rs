@@ -113,16 +113,16 @@ pub fn device(ctx: &TcContext) -> u32 {
     unsafe { ptr::read_volatile(&raw const (*ctx.skb.skb).ifindex) }
 }
 
-/// Send the packet out of a device, with the link layer's header it has; the program returns what this
-/// returns.
+/// Send the packet out of a device, with the link layer's header it has; the program returns what
+/// this returns.
 #[inline(always)]
 pub fn redirect(device: u32) -> i32 {
     // SAFETY: takes numbers.
     unsafe { generated::bpf_redirect(device, 0) as i32 }
 }
 
-/// Send the packet out of a device, to the neighbour that the device's routes name (Linux 5.10); the
-/// program returns what this returns.
+/// Send the packet out of a device, to the neighbour that the device's routes name (Linux 5.10);
+/// the program returns what this returns.
 #[inline(always)]
 pub fn redirect_to_neighbour(device: u32) -> i32 {
     // SAFETY: null: the kernel asks its routes.
@@ -163,8 +163,8 @@ fn release(sk: *mut bpf_sock) -> bool {
     true
 }
 
-/// Add to a number that all CPUs share, which is an aligned word of a map's row. (Rust gives the BPF
-/// target no atomic addition, though BPF has had one from the start: `BPF_XADD`.)
+/// Add to a number that all CPUs share, which is an aligned word of a map's row. (Rust gives the
+/// BPF target no atomic addition, though BPF has had one from the start: `BPF_XADD`.)
 #[inline(always)]
 pub fn add_atomically(number: *mut u64, what: u64) {
     // SAFETY: the caller's pointer is into a row, which the verifier checks.

@@ -11,8 +11,8 @@ use super::Hook;
 use crate::config;
 use crate::kernel::helpers;
 
-/// `BPF_F_IPV6`: the packet has no header checksum that balances a change of address (Linux 6.16, and
-/// stable kernels since).
+/// `BPF_F_IPV6`: the packet has no header checksum that balances a change of address (Linux 6.16,
+/// and stable kernels since).
 const BPF_F_IPV6: u64 = 1 << 7;
 
 /// `PACKET_OTHERHOST`.

@@ -1,8 +1,9 @@
-//! Fragments that overtook the first one of their datagram: kept as bytes, and let in again as packets
-//! when it comes.
+//! Fragments that overtook the first one of their datagram: kept as bytes, and let in again as
+//! packets when it comes.
 //!
-//! A program cannot make a packet. So the first fragment's own packet is made into each of the others in turn,
-//! a clone of it goes to the device's ingress queue, and in the end it gets its own bytes back.
+//! A program cannot make a packet. So the first fragment's own packet is made into each of the
+//! others in turn, a clone of it goes to the device's ingress queue, and in the end it gets its own
+//! bytes back.
 
 use aya_ebpf::bindings::{BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, BPF_NOEXIST};
 use aya_ebpf::helpers::generated;

@@ -40,7 +40,14 @@ pub trait PacketRows: Rows + Answer {
 }
 
 macro_rules! packet_rows {
-    ($family:ty, $flows:ident, $half_open:ident, $fragments:ident, $ranges:ident, $address:ident) => {
+    (
+        $family:ty,
+        $flows:ident,
+        $half_open:ident,
+        $fragments:ident,
+        $ranges:ident,
+        $address:ident
+    ) => {
         impl PacketRows for $family {
             #[inline(always)]
             fn flow(table: Table, key: &FlowKey<Self>) -> *mut Flow<Self> {

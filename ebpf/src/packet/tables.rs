@@ -59,7 +59,8 @@ impl<A: PacketRows> Tables<A> for Hook<'_> {
     fn flow(&self, table: Table, key: &FlowKey<A>) -> Option<&Shared<Flow<A>>> {
         let row: *const Shared<Flow<A>> = A::flow(table, key).cast_const().cast();
         // SAFETY: null, or a row that stays readable until the program ends (RCU); a row of an LRU
-        // map may be given to another key meanwhile, which loses a packet or moves one flow's clock.
+        // map may be given to another key meanwhile, which loses a packet or moves one flow's
+        // clock.
         unsafe { row.as_ref() }
     }
     #[inline(always)]

@@ -7,6 +7,8 @@ use millrace_common::address::{Be16, checksum_add};
 use millrace_common::packet::frame::{Checksum, ETHERNET_BYTES, ETHERTYPE_V6, Frame};
 use millrace_common::row::Row;
 
+use super::build::ADDRESS;
+
 /// Where an Ethernet header says what it carries.
 const ETHERTYPE_OFFSET: usize = 12;
 /// Checksum helpers refuse offsets beyond this (`net/core/filter.c`).
@@ -17,13 +19,10 @@ const HEADER_BYTES_V4: u32 = 20;
 const HEADER_BYTES_V6: u32 = 40;
 /// What `resize` goes up to: `BPF_SKB_MAX_LEN` with pages of 4096 bytes is a little less.
 const RESIZE_BYTES_MAX: u32 = 16_384 - 512;
+/// Index of the loopback device, always.
+const LOOPBACK: u32 = 1;
 /// What a UDP checksum that comes out as zero becomes (`CSUM_MANGLED_0`).
 const MANGLED_ZERO: u16 = 0xffff;
-
-/// The link layer address of every device but loopback, which has none.
-pub const DEVICE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-/// Index of the loopback device.
-const LOOPBACK: u32 = 1;
 
 /// A packet under a hook.
 #[derive(Debug)]
@@ -32,6 +31,7 @@ pub struct Buffer {
     link_bytes: u32,
     ethertype: Be16,
     device: u32,
+    is_for_another_host: bool,
 }
 
 impl Buffer {
@@ -51,7 +51,8 @@ impl Buffer {
             Some(&[high, low]) => Be16::new(u16::from_be_bytes([high, low])),
             _ => Be16::new(0),
         };
-        Self { bytes: RefCell::new(bytes), link_bytes, ethertype, device }
+        let is_for_another_host = is_for_another_host(&bytes, device);
+        Self { bytes: RefCell::new(bytes), link_bytes, ethertype, device, is_for_another_host }
     }
 
     /// What it has become.
@@ -94,9 +95,7 @@ impl Frame for Buffer {
         self.device
     }
     fn is_for_another_host(&self) -> bool {
-        let own = if self.device == LOOPBACK { [0; 6] } else { DEVICE_MAC };
-        let bytes = self.bytes.borrow();
-        bytes.get(..6).is_some_and(|to| to[0] & 1 == 0 && *to != own)
+        self.is_for_another_host
     }
     fn load<T: Row>(&self, offset: u32) -> Option<T> {
         let bytes = self.bytes.borrow();
@@ -137,6 +136,13 @@ impl Frame for Buffer {
         self.bytes.borrow_mut().resize(len as usize, 0);
         true
     }
+}
+
+/// As the kernel tells it when a frame comes in (`eth_skb_pkt_type`). Devices have [`ADDRESS`], but
+/// loopback none.
+fn is_for_another_host(frame: &[u8], device: u32) -> bool {
+    let own = if device == LOOPBACK { [0; 6] } else { ADDRESS };
+    frame.first_chunk().is_some_and(|to: &[u8; 6]| *to != own && to[0] & 1 == 0)
 }
 
 /// `csum_replace_by_diff`.

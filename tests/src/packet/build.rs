@@ -7,6 +7,10 @@ use super::checksum::{crc32c, internet, pseudo_header, transport};
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET: usize = 14;
+/// Link layer address of every device that packets come in by.
+pub const ADDRESS: [u8; 6] = [0x02, 0, 0, 0, 0, 2];
+/// Link layer address of whoever sends.
+const NEIGHBOUR: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
 /// Hop limit or time to live of built packets.
 const TTL: u8 = 64;
 /// Bytes of payload, unless said otherwise.
@@ -168,7 +172,7 @@ impl Packet {
 
     /// An IP packet in a frame like this one's.
     pub fn framed(&self, packet: &[u8]) -> Vec<u8> {
-        let mut frame = vec![0x02, 0, 0, 0, 0, 2, 0x02, 0, 0, 0, 0, 1];
+        let mut frame = [ADDRESS, NEIGHBOUR].concat();
         if let Some(tag) = self.vlan {
             frame.extend([0x81, 0x00]);
             frame.extend(tag.to_be_bytes());

@@ -191,8 +191,8 @@ impl Host for V6 {
     }
 }
 
-/// The IPv6 address of a host: its first two numbers make the /64, the others the rest. (Hosts in 8/8
-/// have IPv6's ethertype in theirs: see [`super::kernel`].)
+/// The IPv6 address of a host: its first two numbers make the /64, the others the rest. (Hosts in
+/// 8/8 have IPv6's ethertype in theirs: see [`super::kernel`].)
 pub fn twin(address: Ipv4Addr) -> Ipv6Addr {
     let [a, b, c, d] = address.octets();
     let mark = if a == 8 { 0x86dd } else { 0 };

@@ -1,4 +1,5 @@
-//! Packets that nobody thought of: the hosts and ports of the cluster thrown together, then damaged.
+//! Packets that nobody thought of: the hosts and ports of the cluster thrown together, then
+//! damaged.
 
 use std::cell::RefCell;
 use std::collections::HashSet;

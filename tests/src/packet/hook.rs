@@ -5,7 +5,7 @@ use millrace_common::affinity::{AffinityEntry, AffinityKey};
 use millrace_common::backend::Backend;
 use millrace_common::counters::Counter;
 use millrace_common::flow::{Flow, FlowKey};
-use millrace_common::fragment::{Fragment, FragmentKey, PARKED_BYTES, PARKED_OF_ONE};
+use millrace_common::fragment::{Fragment, FragmentKey, ParkedKey};
 use millrace_common::frontend::{Frontend, FrontendKey};
 use millrace_common::node::{DeviceRow, NodeFamily, NodeRow};
 use millrace_common::packet::frame::{Checksum, Frame};
@@ -101,18 +101,10 @@ impl<A: InNode> Tables<A> for Hook<'_> {
         A::rows(self.node).fragments.borrow_mut().insert(*key, *fragment);
     }
     fn park(&self, key: &FragmentKey<A>) -> bool {
-        let mut parked = A::rows(self.node).parked.borrow_mut();
-        let others = parked.iter().filter(|(other, _)| other == key).count();
-        let room = others < usize::from(PARKED_OF_ONE) && self.len() as usize <= PARKED_BYTES;
-        if room {
-            parked.push((*key, self.frame.bytes()));
-        }
-        room
+        self.node.park(|index| ParkedKey::new(key, index), self.frame.bytes())
     }
     fn release(&self, key: &FragmentKey<A>) {
-        let mut parked = A::rows(self.node).parked.borrow_mut();
-        let released = parked.extract_if(.., |(other, _)| other == key).map(|(_, frame)| frame);
-        self.node.let_in.borrow_mut().extend(released);
+        self.node.release(|index| ParkedKey::new(key, index));
     }
     fn is_source_allowed(&self, service: u32, source: A) -> bool {
         A::rows(self.node).is_source_allowed(service, source)

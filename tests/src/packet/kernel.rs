@@ -20,8 +20,7 @@ use millrace_common::counters::Counter;
 use millrace_common::packet::frame::Verdict;
 use millrace_common::row::Row;
 
-use super::buffer::DEVICE_MAC;
-use super::build::ETHERNET;
+use super::build::{ADDRESS, ETHERNET};
 use super::node::Node;
 use super::rows::{LEFT, Map, Maps};
 use crate::lab::system;
@@ -33,8 +32,8 @@ const CAPACITY: Capacity =
     Capacity { services: 256, backends: 256, slots: 1024, frontends: 1024, sources: 256 };
 /// Entries for established flows.
 pub const FLOWS: u32 = 16_384;
-/// Entries for flows that were not answered. The kernel begins to make room a little before they are
-/// full.
+/// Entries for flows that were not answered. The kernel begins to make room a little before they
+/// are full.
 pub const HALF_OPEN: u32 = 32_768;
 /// Devices of the namespace, by index: loopback, and one end each of pairs.
 pub const DEVICES: std::ops::RangeInclusive<u32> = 1..=4;
@@ -250,12 +249,12 @@ fn enter_namespace() -> Result<()> {
     ensure!(code == 0, "a network namespace: {}", std::io::Error::last_os_error());
     // Pairs of devices, as there are always; the second of each is not used.
     let (first, last) = (*DEVICES.start() + 1, *DEVICES.end());
-    let mac = DEVICE_MAC.map(|byte| format!("{byte:02x}")).join(":");
     for index in first..=last {
         let peer = (index + last).to_string();
         let (name, index) = (format!("d{index}"), index.to_string());
+        let address = ADDRESS.map(|byte| format!("{byte:02x}")).join(":");
         let added = Command::new("ip")
-            .args(["link", "add", &name, "address", &mac, "index", &index, "type", "veth"])
+            .args(["link", "add", &name, "index", &index, "address", &address, "type", "veth"])
             .args(["peer", "name", &format!("p{peer}"), "index", &peer])
             .status()
             .context("run ip")?;

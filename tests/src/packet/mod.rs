@@ -4,8 +4,9 @@
 //! [`node`] holds a node's rows in ordinary collections; [`buffer`] is a packet in memory that
 //! behaves as the kernel's helpers do; [`hook`] is the two together, which is what the code of
 //! `millrace_common::packet` is generic over. [`kernel`] runs the same packets through the loaded
-//! programs, [`rows`] are what the two are compared by, [`pair`] compares them, and [`cluster`] is the
-//! little cluster they play in. [`fuzz`] makes packets that nobody thought of.
+//! programs, [`rows`] are what the two are compared by, [`pair`] compares them, and [`cluster`] is
+//! the little cluster they play in, [`story`] what is told of them. [`fuzz`] makes packets that
+//! nobody thought of.
 
 pub mod buffer;
 pub mod build;
@@ -17,3 +18,4 @@ pub mod kernel;
 pub mod node;
 pub mod pair;
 pub mod rows;
+pub mod story;

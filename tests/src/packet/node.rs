@@ -6,11 +6,13 @@ use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::{HashMap, HashSet};
 
 use millrace_common::address::{Address, Be16, V4, V6};
-use millrace_common::affinity::{AffinityEntry, AffinityKey};
+use millrace_common::affinity::{AffinityEntry, AffinityKey, NS_PER_SEC};
 use millrace_common::backend::Backend;
 use millrace_common::counters::{COUNT, Counter};
 use millrace_common::flow::{Flow, FlowKey};
-use millrace_common::fragment::{Fragment, FragmentKey};
+use millrace_common::fragment::{
+    Fragment, FragmentKey, PARKED_BYTES, PARKED_OF_ONE, Parked, ParkedKey,
+};
 use millrace_common::frontend::{Frontend, FrontendKey};
 use millrace_common::node::{DeviceRow, NodeFamily, NodeRow, SERVICE_BITS, SourceKey};
 use millrace_common::packet::reject::Answer;
@@ -36,14 +38,16 @@ pub struct Node {
     pub row: Option<NodeRow>,
     /// `affinity`.
     pub affinity: RefCell<HashMap<AffinityKey, AffinityEntry>>,
+    /// `parked`.
+    pub parked: RefCell<HashMap<ParkedKey, Parked>>,
+    /// Frames that were let in again.
+    pub released: RefCell<Vec<Vec<u8>>>,
     /// `CLOCK_MONOTONIC`, in nanoseconds.
     pub now_ns: Cell<u64>,
     /// Where random numbers come from.
     pub random: Random,
     /// `traffic`: the rows that are not zero.
     pub traffic: RefCell<HashMap<u32, Traffic>>,
-    /// Parked fragments that were let in again.
-    pub let_in: RefCell<Vec<Vec<u8>>>,
     counters: Counters,
 }
 
@@ -59,8 +63,6 @@ pub struct Rows<A> {
     pub half_open: FlowTable<A>,
     /// `fragments_*`.
     pub fragments: RefCell<HashMap<FragmentKey<A>, Fragment<A>>>,
-    /// `parked`.
-    pub parked: RefCell<Vec<(FragmentKey<A>, Vec<u8>)>>,
     /// `source_ranges_*`.
     pub source_ranges: HashSet<SourceKey<A>>,
     /// Sockets of the node: local address, port, protocol.
@@ -76,7 +78,6 @@ impl<A: Address> Default for Rows<A> {
             // The kernel makes room; a test is not meant to fill it.
             half_open: FlowTable::new(usize::MAX),
             fragments: RefCell::default(),
-            parked: RefCell::default(),
             source_ranges: HashSet::new(),
             sockets: HashSet::new(),
         }
@@ -250,11 +251,34 @@ impl Node {
         change(self.traffic.borrow_mut().entry(service).or_default());
     }
 
+    /// Keep a frame (`ebpf/src/packet/parking.rs`).
+    pub fn park(&self, key: impl Fn(u8) -> ParkedKey, bytes: Vec<u8>) -> bool {
+        let mut parked = self.parked.borrow_mut();
+        let mut keys = (0..PARKED_OF_ONE).map(key);
+        let Some(free) = keys.find(|key| !parked.contains_key(key)) else { return false };
+        let mut frame = [0; PARKED_BYTES];
+        let Some(place) = frame.get_mut(..bytes.len()) else { return false };
+        place.copy_from_slice(&bytes);
+        let since_secs = (self.now_ns.get() / NS_PER_SEC) as u32;
+        parked.insert(free, Parked { len: bytes.len() as u32, since_secs, frame });
+        true
+    }
+
+    /// Let in again what was kept.
+    pub fn release(&self, key: impl Fn(u8) -> ParkedKey) {
+        let mut parked = self.parked.borrow_mut();
+        let kept = (0..PARKED_OF_ONE).map_while(|index| parked.remove(&key(index)));
+        let frames = kept.map(|row| row.frame[..row.len as usize].to_vec());
+        self.released.borrow_mut().extend(frames);
+    }
+
     /// Forget what packets have left: flows, fragments, affinity, counts.
     pub fn forget(&mut self) {
         self.v4.forget();
         self.v6.forget();
         self.affinity.get_mut().clear();
+        self.parked.get_mut().clear();
+        self.released.get_mut().clear();
         self.traffic.get_mut().clear();
         self.counters = Counters::default();
     }

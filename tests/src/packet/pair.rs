@@ -1,10 +1,11 @@
-//! A node twice: its hooks run by the kernel and natively, on the same packets, and never allowed to
-//! differ.
+//! A node twice: its hooks run by the kernel and natively, on the same packets, and never allowed
+//! to differ.
 //!
 //! Comparable are verdicts (as far as they can be seen), bytes, rows and counters. Not comparable
-//! are time and chance. The native clock is set to the kernel's before every packet, and stamps that
-//! are nearly the same are taken for equal. Chance is taken out of the cluster: every list has one backend, and
-//! there is one port to masquerade with, so that every random choice has one outcome.
+//! are time and chance. The native clock is set to the kernel's before every packet, and stamps
+//! that are nearly the same are taken for equal. Chance is taken out of the cluster: every list has
+//! one backend, and there is one port to masquerade with, so that every random choice has one
+//! outcome.
 
 use std::collections::BTreeMap;
 

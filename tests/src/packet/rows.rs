@@ -7,7 +7,7 @@ use std::mem::offset_of;
 use millrace_common::address::{V4, V6};
 use millrace_common::affinity::{AffinityEntry, NS_PER_SEC};
 use millrace_common::flow::{Flow, FlowKey};
-use millrace_common::fragment::Fragment;
+use millrace_common::fragment::{Fragment, Parked};
 use millrace_common::row::Row;
 
 use super::node::{InNode, Node, Rows};
@@ -31,7 +31,7 @@ pub const CONFIGURED: [&str; 9] = [
 ];
 
 /// Maps that packets fill.
-pub const LEFT: [&str; 8] = [
+pub const LEFT: [&str; 9] = [
     "flows_v4",
     "flows_v6",
     "half_open_v4",
@@ -39,6 +39,7 @@ pub const LEFT: [&str; 8] = [
     "fragments_v4",
     "fragments_v6",
     "affinity",
+    "parked",
     "traffic",
 ];
 
@@ -67,6 +68,7 @@ impl Node {
         let names = ["flows_v6", "half_open_v6", "fragments_v6"];
         maps.extend(names.into_iter().zip(V6::left(&self.v6)));
         maps.insert("affinity", bytes(self.affinity.borrow().iter()));
+        maps.insert("parked", bytes(self.parked.borrow().iter()));
         maps.insert("traffic", bytes(self.traffic.borrow().iter()));
         maps
     }
@@ -114,6 +116,7 @@ fn stamps(map: &str) -> Vec<usize> {
         }
         "fragments_v4" => vec![offset_of!(Fragment<V4>, since_secs)],
         "fragments_v6" => vec![offset_of!(Fragment<V6>, since_secs)],
+        "parked" => vec![offset_of!(Parked, since_secs)],
         _ => Vec::new(),
     }
 }
@@ -125,6 +128,9 @@ pub fn align_moments(kernel: &mut Maps, native: &Maps) {
         let Some(others) = native.get(name) else { continue };
         for (key, value) in map {
             let Some(other) = others.get(key) else { continue };
+            if *name == "parked" {
+                forget_rest(value);
+            }
             for at in stamps(name) {
                 align(&mut value[at..at + 4], &other[at..at + 4], |bytes| {
                     u32::from_bytes(bytes).map(u64::from)
@@ -138,6 +144,13 @@ pub fn align_moments(kernel: &mut Maps, native: &Maps) {
             }
         }
     }
+}
+
+/// Behind a parked frame are bytes of others before it.
+fn forget_rest(value: &mut [u8]) {
+    let len = u32::from_bytes(&value[..4]).unwrap_or_default() as usize;
+    let end = offset_of!(Parked, frame) + len;
+    value.get_mut(end..).unwrap_or_default().fill(0);
 }
 
 fn align(stamp: &mut [u8], other: &[u8], secs: impl Fn(&[u8]) -> Option<u64>) {

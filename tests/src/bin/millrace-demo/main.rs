@@ -3,9 +3,10 @@
 //! Real servers from Debian's packages run in pods; real clients dial the Services. Every line
 //! that says `ok` was checked just now, and the exit code is 0 only when all of them were.
 //!
-//! [`shop`] is what runs: servers and manifests. [`scenes`] is what is shown. [`report`] prints
-//! and counts.
+//! [`shop`] is what runs: servers and manifests. [`scenes`] is what is shown, [`outside`] the part
+//! of it whose client is no part of the cluster. [`report`] prints and counts.
 
+mod outside;
 mod report;
 mod scenes;
 mod servers;

@@ -50,6 +50,11 @@ impl Report {
         println!("{table}");
     }
 
+    /// What a command printed.
+    pub fn output(&self, text: &str) {
+        text.trim_end().lines().for_each(|line| println!("   {}", line.trim_end()));
+    }
+
     /// The last line; whether everything held.
     pub fn finish(&self, took: Duration) -> bool {
         let (total, bad, took) = (self.checks, self.failed.len(), took.as_secs_f64());

@@ -10,6 +10,7 @@ use millrace_tests::probe;
 use millrace_tests::wait;
 use millrace_tests::world::Client;
 
+use crate::outside::outside;
 use crate::report::Report;
 use crate::servers::{DOMAIN, ask};
 use crate::shop::{API, CACHE, CHECKOUT, DNS, FAMILIES, HTTP_TARGET, NODE_PORT, SEARCH, Shop, WEB};
@@ -27,7 +28,7 @@ const TIMED: usize = 300;
 const LATENCY_SLACK_MICROS: f64 = 50.0;
 
 /// One request by curl.
-const ONCE: &[&str] = &["-s", "--max-time", "3"];
+pub const ONCE: &[&str] = &["-s", "--max-time", "3"];
 
 /// A scene.
 pub type Scene = fn(&mut Shop, &mut Report) -> Result<()>;
@@ -40,20 +41,22 @@ pub const ALL: &[(&str, Scene)] = &[
     ("Cache: ClientIP affinity", cache),
     ("Search: a Service without endpoints", search),
     ("NodePort: on the node itself, loopback included", node_port),
+    ("Outside: NodePort, load balancer, externalTrafficPolicy: Local", outside),
     ("Latency: connect() through the Service beside direct", latency),
     ("Scaling web from three to two, live", scale),
     ("kill -9 of the agent on n1", kill),
 ];
 
 /// Answers by server; failures under the name `failed`.
-type Tally = BTreeMap<String, usize>;
+pub type Tally = BTreeMap<String, usize>;
 
-fn url(ip: std::net::IpAddr, port: u16) -> String {
+/// `http://IP:PORT/`.
+pub fn url(ip: std::net::IpAddr, port: u16) -> String {
     format!("http://{}/", SocketAddr::new(ip, port))
 }
 
 /// `REQUESTS` requests on connections of their own, counted by the first word of the answer.
-fn curl(place: &Place, url: &str) -> Result<Tally> {
+pub fn curl(place: &Place, url: &str) -> Result<Tally> {
     let many = format!("{url}?[1-{REQUESTS}]");
     let arguments = ["-s", "--fail-early", "--max-time", "3", "-H", "Connection: close", &many];
     // curl's exit code is the last transfer's; the count of answers tells about all of them.
@@ -71,7 +74,7 @@ fn curl(place: &Place, url: &str) -> Result<Tally> {
 }
 
 /// The table of requests per backend, and the claim that all backends served and none failed.
-fn show(report: &mut Report, rows: &[(String, Tally)], servers: &[&str]) {
+pub fn show(report: &mut Report, rows: &[(String, Tally)], servers: &[&str]) {
     let mut header = vec!["client"];
     header.extend(servers);
     header.push("failed");

@@ -23,8 +23,14 @@ pub const CACHE: u16 = 40;
 pub const CHECKOUT: u16 = 50;
 /// Nobody serves it.
 pub const SEARCH: u16 = 60;
+/// As web, for clients of a node with a local endpoint.
+pub const WEB_LOCAL: u16 = 70;
 /// NodePort of web.
 pub const NODE_PORT: u16 = 30080;
+/// NodePort of web-local.
+pub const LOCAL_NODE_PORT: u16 = 30081;
+/// Last number of the load balancer's address of web.
+pub const BALANCED: u8 = 20;
 /// Where the pods' web servers listen.
 pub const HTTP_TARGET: u16 = 8080;
 
@@ -121,7 +127,14 @@ impl Shop {
         }
         let dns = with_addresses("kube-dns", DNS).namespace("kube-system");
         self.apply(&dns.port("dns", "UDP", 53).port("dns-tcp", "TCP", 53))?;
-        self.apply(&with_addresses("web", WEB).port("http", "TCP", 80).node_port(NODE_PORT))?;
+        let web = with_addresses("web", WEB).port("http", "TCP", 80).node_port(NODE_PORT);
+        self.apply(
+            &FAMILIES.iter().fold(web, |web, &family| {
+                web.load_balancer_ip(address::external(family, BALANCED))
+            }),
+        )?;
+        let local = with_addresses("web-local", WEB_LOCAL).port("http", "TCP", 80);
+        self.apply(&local.node_port(LOCAL_NODE_PORT).external_local())?;
         self.apply(&with_addresses("api", API).port("http", "TCP", 80))?;
         self.apply(&with_addresses("cache", CACHE).port("redis", "TCP", 6379).affinity(10800))?;
         self.apply(&with_addresses("checkout", CHECKOUT).port("http", "TCP", 80))?;
@@ -134,6 +147,8 @@ impl Shop {
             self.apply(&self.slice("api", family, &["api-0", "api-1"]).port("http", "TCP", 9000))?;
             let cache = self.slice("cache", family, &["cache-0", "cache-1"]);
             self.apply(&cache.port("redis", "TCP", 6379))?;
+            let local = self.slice("web-local", family, &["web-0"]);
+            self.apply(&local.port("http", "TCP", HTTP_TARGET))?;
             let checkout = self.slice("checkout", family, &["checkout-0"]);
             self.apply(&checkout.port("http", "TCP", HTTP_TARGET))?;
             self.apply(&self.slice("search", family, &[]).port("http", "TCP", HTTP_TARGET))?;
