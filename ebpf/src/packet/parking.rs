@@ -100,12 +100,23 @@ fn become_frame(ctx: &TcContext, row: *mut Parked) -> bool {
 }
 
 /// The number itself, in a form whose bounds the verifier sees: between 1 and [`PARKED_BYTES`].
+///
+/// The compiler would compare a copy and use the original, which Linux 6.1 does not connect; and it
+/// is `>= 1` because below 6.8 `!= 0` tells the verifier nothing.
 #[inline(always)]
 fn bounded(len: u32) -> u32 {
-    let mut len = len;
-    // SAFETY: changes nothing; it keeps the compiler from dropping the comparison that follows.
-    unsafe { core::arch::asm!("/* {0} */", inout(reg) len) };
-    if len == 0 || len > PARKED_BYTES as u32 { 1 } else { len }
+    let mut len = u64::from(len);
+    // SAFETY: changes one register, and nothing if the number is what it should be.
+    unsafe {
+        core::arch::asm!(
+            "if {len} > {most} goto +1",
+            "if {len} >= 1 goto +1",
+            "{len} = 1",
+            len = inout(reg) len,
+            most = const PARKED_BYTES,
+        );
+    }
+    len as u32
 }
 
 #[inline(always)]
