@@ -33,9 +33,10 @@ pub fn begin<A: Family, S: Frame + Tables<A>>(
         s.count(Counter::DroppedNoAddress);
         return false;
     }
-    if !choose_port(s, table, &packet.key, &mut flow)
-        && !(make_room(s, &packet.key, &mut flow) && claim(s, table, &packet.key, &flow))
-    {
+    let key = &packet.key;
+    let found = choose_port(s, table, key, &mut flow)
+        || (make_room(s, key, &mut flow) && claim(s, table, key, &flow));
+    if !found {
         let sctp = packet.key.protocol == Protocol::Sctp as u8;
         s.count_failed(flow.service);
         s.count(if sctp { Counter::DroppedSctpPort } else { Counter::DroppedNoPort });
