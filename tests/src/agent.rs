@@ -168,6 +168,9 @@ impl Agent {
             }
         });
         self.child = child;
+        if let (Err(_), Some(pid)) = (&result, self.pid()) {
+            println!("threads of the agent of {}:\n{}", self.name, threads(pid));
+        }
         ensure!(result?, "the agent of {} ended:\n{}", self.name, self.log_tail());
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use millrace::bpf::sys::{self, OnHook};
+use millrace::bpf::sys::{self, OnHook, TcxInfo};
 
 use crate::lab::{Node, Place};
 
@@ -20,6 +20,8 @@ const PROG_LOAD: libc::c_int = 5;
 const SCHED_CLS: u32 = 3;
 /// What a program says to have a packet dropped (`TC_ACT_SHOT`).
 const DROP: i32 = 2;
+/// What it says to have the next one decide (`TC_ACT_UNSPEC`).
+const NEXT: i32 = -1;
 
 /// Programs on a device's two hooks, in the order they run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,13 +90,34 @@ pub struct Dropper {
 impl Dropper {
     /// Attaches it.
     pub fn attach(place: &Place, device: &str) -> Result<Dropper> {
-        let program = load_constant(DROP).context("load a program")?;
-        let index = index(place, device)?;
-        let link = place.within(|| sys::link_create_tcx(program.as_fd(), index, INGRESS))?;
-        let link = link.context("attach a program")?;
-        let info = sys::tcx_info(link.as_fd())?.context("a link of another kind")?;
-        Ok(Dropper { link_id: info.link_id, _link: link })
+        let (link, info) = attach_constant(place, device, DROP)?;
+        Ok(Dropper { _link: link, link_id: info.link_id })
     }
+}
+
+/// A program that does nothing, for what comes in by a device: what having one costs at least.
+#[derive(Debug)]
+pub struct Empty {
+    _link: OwnedFd,
+    /// Its id.
+    pub program_id: u32,
+}
+
+impl Empty {
+    /// Attaches it.
+    pub fn attach(place: &Place, device: &str) -> Result<Empty> {
+        let (link, info) = attach_constant(place, device, NEXT)?;
+        Ok(Empty { _link: link, program_id: info.program_id })
+    }
+}
+
+fn attach_constant(place: &Place, device: &str, number: i32) -> Result<(OwnedFd, TcxInfo)> {
+    let program = load_constant(number).context("load a program")?;
+    let index = index(place, device)?;
+    let link = place.within(|| sys::link_create_tcx(program.as_fd(), index, INGRESS))?;
+    let link = link.context("attach a program")?;
+    let info = sys::tcx_info(link.as_fd())?.context("a link of another kind")?;
+    Ok((link, info))
 }
 
 /// A program that returns one number.

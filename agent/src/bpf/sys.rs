@@ -6,7 +6,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use aya_obj::generated::{BPF_F_BEFORE, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info};
+use aya_obj::generated::{
+    BPF_F_BEFORE, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info, bpf_prog_info,
+};
 
 /// Programs that the kernel lets onto one hook of a device, at most (`BPF_MPROG_MAX`).
 const PROGRAMS_PER_HOOK: usize = 64;
@@ -226,6 +228,15 @@ pub fn map_shape(map: BorrowedFd<'_>) -> io::Result<MapShape> {
         max_entries: info.max_entries,
         flags: info.map_flags,
     })
+}
+
+/// How many instructions the verifier walked through to accept a program; not told below Linux
+/// 5.16.
+pub fn verified_instructions(program: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    // SAFETY: plain integers; zero is valid, and asks for none of the lists.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    obj_info(program, &mut info)?;
+    Ok((info.verified_insns > 0).then_some(info.verified_insns))
 }
 
 fn obj_info<T>(fd: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {

@@ -1,9 +1,10 @@
-//! A lane: a client process in a pod that dials blocks of connections when told to.
+//! A lane: a client process in a pod that dials blocks of connections, or exchanges blocks of
+//! datagrams, when told to.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use millrace_tests::lab::Place;
@@ -11,6 +12,25 @@ use serde::{Deserialize, Serialize};
 
 /// Ports a server listens on.
 const PORTS: u64 = crate::SERVER_PORTS.len() as u64;
+
+/// How long a datagram's answer may take; a lost one is a failure.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// What a datagram carries; the answer is the same.
+const DATAGRAM: [u8; 64] = [7; 64];
+/// Packets of an exchange: a datagram and its answer.
+const PACKETS_PER_EXCHANGE: f64 = 2.0;
+
+/// What a lane's client and server do with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Dialogue {
+    /// One TCP connection after the other.
+    Connections,
+    /// A datagram and its answer, and again.
+    Datagrams {
+        /// Exchanges until the client takes a new socket, and so begins a new flow.
+        per_socket: u32,
+    },
+}
 
 /// What a lane dials.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -31,17 +51,18 @@ pub enum Target {
     },
 }
 
-/// What one block of connections cost.
+/// What one block of connections or exchanges cost.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Block {
-    /// Median time of a connect(), microseconds.
+    /// Median time of a connect(), or of an exchange, microseconds.
     pub connect_us: f64,
-    /// CPU time of client and server per connection, microseconds.
+    /// CPU time of client and server per connection, or per datagram, microseconds.
     pub cpu_us: f64,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Order {
+    dialogue: Dialogue,
     target: Target,
     count: u32,
     server: u32,
@@ -51,6 +72,8 @@ struct Order {
 pub struct Lane {
     /// Shown to people.
     pub name: &'static str,
+    /// What it does; connections to begin with.
+    pub dialogue: Dialogue,
     target: Target,
     server: u32,
     child: Child,
@@ -66,12 +89,14 @@ impl Lane {
         let mut child = command.spawn().with_context(|| format!("start lane {name}"))?;
         let orders = child.stdin.take().context("a piped stdin")?;
         let answers = BufReader::new(child.stdout.take().context("a piped stdout")?);
-        Ok(Self { name, target, server, child, orders, answers })
+        let dialogue = Dialogue::Connections;
+        Ok(Self { name, dialogue, target, server, child, orders, answers })
     }
 
-    /// Dial `count` connections, one after the other.
+    /// Dial `count` connections, or exchange `count` datagrams, one after the other.
     pub fn block(&mut self, count: u32) -> Result<Block> {
-        let order = Order { target: self.target, count, server: self.server };
+        let Self { dialogue, target, server, .. } = *self;
+        let order = Order { dialogue, target, count, server };
         writeln!(self.orders, "{}", serde_json::to_string(&order)?)?;
         let mut line = String::new();
         self.answers.read_line(&mut line)?;
@@ -102,12 +127,42 @@ pub fn serve_commands() -> Result<()> {
 fn run(order: &Order, random: &mut u64) -> Result<Block> {
     let before = cpu_us(order.server)?;
     let mut times = Vec::with_capacity(order.count as usize);
-    for _ in 0..order.count {
-        times.push(connect(next(order.target, random))?);
+    let mut socket = None;
+    for index in 0..order.count {
+        times.push(match order.dialogue {
+            Dialogue::Connections => connect(next(order.target, random))?,
+            Dialogue::Datagrams { per_socket } => {
+                if index % per_socket == 0 {
+                    socket = Some(open_socket(next(order.target, random))?);
+                }
+                exchange(socket.as_ref().context("the first exchange opens a socket")?)?
+            }
+        });
     }
     let cpu = cpu_us(order.server)? - before;
     times.sort_by(f64::total_cmp);
-    Ok(Block { connect_us: times[times.len() / 2], cpu_us: cpu / f64::from(order.count) })
+    let units = match order.dialogue {
+        Dialogue::Connections => f64::from(order.count),
+        Dialogue::Datagrams { .. } => f64::from(order.count) * PACKETS_PER_EXCHANGE,
+    };
+    Ok(Block { connect_us: times[times.len() / 2], cpu_us: cpu / units })
+}
+
+fn open_socket(address: SocketAddr) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("open a UDP socket")?;
+    socket.connect(address).with_context(|| format!("connect to {address}"))?;
+    socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    Ok(socket)
+}
+
+/// Time of one datagram and its answer in microseconds.
+fn exchange(socket: &UdpSocket) -> Result<f64> {
+    let begun = Instant::now();
+    socket.send(&DATAGRAM).context("send a datagram")?;
+    let mut answer = [0; DATAGRAM.len()];
+    let length = socket.recv(&mut answer).context("wait for the answer")?;
+    ensure!(answer[..length] == DATAGRAM, "the answer is another: {length} bytes");
+    Ok(begun.elapsed().as_secs_f64() * 1e6)
 }
 
 fn next(target: Target, random: &mut u64) -> SocketAddr {

@@ -5,9 +5,11 @@
 //! round. Two direct lanes show what the machine's noise is: no difference below theirs means
 //! anything. Direct clients and their server run in a cgroup that has none of our programs, the
 //! others and theirs in one that has. CPU time is the client's thread and the server's process
-//! together, per connection.
+//! together, per connection. [`packets`] does the same for the packet path, beside plain routing.
 
+mod hooks;
 mod lane;
+mod packets;
 mod programs;
 mod server;
 mod statistics;
@@ -21,12 +23,13 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use millrace_tests::agent::Agent;
 use millrace_tests::lab::system::require_root;
-use millrace_tests::lab::{Families, Family, Lab, Place};
+use millrace_tests::lab::{Families, Family, Lab, Node, Place};
 use millrace_tests::manifest::{self, Endpoint, Object as _, Service, Slice};
 use millrace_tests::wait;
 use serde::Serialize;
 
 use lane::{Lane, Target};
+use packets::Packets;
 use programs::ProgramCost;
 use server::Server;
 use statistics::Quartiles;
@@ -50,6 +53,7 @@ struct Row {
     lane: &'static str,
     connect_us: Quartiles,
     added_us: Quartiles,
+    cpu_us: Quartiles,
     cpu_ratio: Quartiles,
 }
 
@@ -63,6 +67,7 @@ struct Outcome {
     connections_per_block: u32,
     lanes: Vec<Row>,
     programs: Vec<ProgramCost>,
+    packets: Packets,
 }
 
 fn main() -> Result<()> {
@@ -102,6 +107,28 @@ impl Options {
 
 fn bench(options: &Options) -> Result<()> {
     require_root()?;
+    println!("{} services, {} rounds of {BLOCK} connections", options.services, options.rounds);
+    let (lanes, programs) = sockets(options)?;
+    let outcome = Outcome {
+        kernel: read("/proc/sys/kernel/osrelease")?,
+        load_average: read("/proc/loadavg")?,
+        services: options.services,
+        rounds: options.rounds,
+        connections_per_block: BLOCK,
+        lanes,
+        programs,
+        packets: packets::run(options.services, options.rounds)?,
+    };
+    print(&outcome);
+    if let Some(path) = &options.json {
+        std::fs::write(path, serde_json::to_string_pretty(&outcome)?)
+            .with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The socket path: connections whose sockets are translated.
+fn sockets(options: &Options) -> Result<(Vec<Row>, Vec<ProgramCost>)> {
     let lab = Lab::builder().pods("n1", &["client", "server"]).families(Families::V4).build()?;
     let node = lab.node("n1");
     let (client, pod) = (lab.pod("n1", "client"), lab.pod("n1", "server"));
@@ -110,7 +137,7 @@ fn bench(options: &Options) -> Result<()> {
     let unmanaged = |place: &Place| place.in_cgroup(lab.outside().cgroup().to_path_buf());
     let bare = Server::start(&unmanaged(pod), backend, &BARE_PORTS)?;
     let served = Server::start(pod, backend, &SERVER_PORTS)?;
-    feed(&lab, options.services, backend)?;
+    feed(node, options.services, backend)?;
     let mut agent = Agent::start(node)?;
     agent.wait_ready()?;
     let direct = Target::AnyPort { address: backend, first: BARE_PORTS[0] };
@@ -125,24 +152,8 @@ fn bench(options: &Options) -> Result<()> {
         Lane::start("ClusterIP, a random one", client, random, served.pid())?,
     ];
     wait::until("the services are served", FEED_TIMEOUT, || lanes[4].block(20).map(drop))?;
-    println!("{} services, {} rounds of {BLOCK} connections", options.services, options.rounds);
-    let rows = measure(&mut lanes, options.rounds)?;
-    let programs = programs::measure(&agent, &mut lanes)?;
-    let outcome = Outcome {
-        kernel: read("/proc/sys/kernel/osrelease")?,
-        load_average: read("/proc/loadavg")?,
-        services: options.services,
-        rounds: options.rounds,
-        connections_per_block: BLOCK,
-        lanes: rows,
-        programs,
-    };
-    print(&outcome);
-    if let Some(path) = &options.json {
-        std::fs::write(path, serde_json::to_string_pretty(&outcome)?)
-            .with_context(|| format!("write {}", path.display()))?;
-    }
-    Ok(())
+    let rows = measure(&mut lanes, options.rounds, BLOCK)?;
+    Ok((rows, programs::measure(&agent, &mut lanes)?))
 }
 
 /// Address of service number `index`.
@@ -152,7 +163,7 @@ fn service(index: u32) -> SocketAddr {
 }
 
 /// Write services that all lead to the same ports of one pod.
-fn feed(lab: &Lab, services: u32, backend: IpAddr) -> Result<()> {
+fn feed(node: &Node, services: u32, backend: IpAddr) -> Result<()> {
     let objects = |index: u32| {
         let name = format!("bench-{index}");
         let object = Service::new(&name).cluster_ip(service(index).ip());
@@ -168,17 +179,17 @@ fn feed(lab: &Lab, services: u32, backend: IpAddr) -> Result<()> {
     };
     let items = (0..services).flat_map(objects);
     let text = manifest::list(items.collect::<Vec<_>>()).to_string();
-    manifest::write_as(&lab.node("n1").manifests(), "bench.json", &text).map(drop)
+    manifest::write_as(&node.manifests(), "bench.json", &text).map(drop)
 }
 
-/// Blocks of all lanes in turn; the first lane is what the others are paired with.
-fn measure(lanes: &mut [Lane], rounds: u32) -> Result<Vec<Row>> {
+/// Blocks of `size` of all lanes in turn; the first lane is what the others are paired with.
+fn measure(lanes: &mut [Lane], rounds: u32, size: u32) -> Result<Vec<Row>> {
     let count = lanes.len();
     let mut blocks = vec![Vec::new(); count];
     for round in 0..rounds as usize {
         for step in 0..count {
             let index = (round + step) % count;
-            blocks[index].push(lanes[index].block(BLOCK)?);
+            blocks[index].push(lanes[index].block(size)?);
         }
     }
     let direct = blocks[0].clone();
@@ -192,6 +203,7 @@ fn measure(lanes: &mut [Lane], rounds: u32) -> Result<Vec<Row>> {
             lane: lane.name,
             connect_us: paired(blocks, |own, _| own.connect_us),
             added_us: paired(blocks, |own, direct| own.connect_us - direct.connect_us),
+            cpu_us: paired(blocks, |own, _| own.cpu_us),
             cpu_ratio: paired(blocks, |own, direct| direct.cpu_us / own.cpu_us),
         })
         .collect())
@@ -223,6 +235,7 @@ fn print(outcome: &Outcome) {
         "what a hook costs at least). Kernel {}, load {}.",
         outcome.kernel, outcome.load_average
     );
+    packets::print(&outcome.packets);
 }
 
 fn read(path: &str) -> Result<String> {

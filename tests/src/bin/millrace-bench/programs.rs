@@ -30,12 +30,13 @@ pub struct ProgramCost {
 }
 
 /// Statistics on while this lives.
-struct Statistics {
+pub struct Statistics {
     before: String,
 }
 
 impl Statistics {
-    fn on() -> Result<Self> {
+    /// Turns them on.
+    pub fn on() -> Result<Self> {
         let before = std::fs::read_to_string(STATISTICS).context("read bpf_stats_enabled")?;
         std::fs::write(STATISTICS, "1").context("turn BPF statistics on")?;
         Ok(Self { before })
@@ -90,8 +91,8 @@ fn programs(agent: &Agent) -> Result<Vec<(String, u64)>> {
         .collect()
 }
 
-/// Nanoseconds and runs of each program so far.
-fn totals(programs: &[(String, u64)]) -> Result<BTreeMap<&str, (u64, u64)>> {
+/// Nanoseconds and runs of each program so far, given its name and id.
+pub fn totals(programs: &[(String, u64)]) -> Result<BTreeMap<&str, (u64, u64)>> {
     let output = Command::new("bpftool").args(["-j", "prog", "show"]).output();
     let output = output.context("run bpftool (cargo xtask setup installs it)")?;
     ensure!(output.status.success(), "bpftool: {}", String::from_utf8_lossy(&output.stderr));

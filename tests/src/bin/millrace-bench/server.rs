@@ -1,11 +1,14 @@
 //! The server of every lane: it accepts and closes first, so that the client's ports are free at
-//! once.
+//! once; datagrams it sends back.
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 use millrace_tests::lab::Place;
+
+/// Bytes of the largest datagram that is sent back whole.
+const DATAGRAM_BYTES: usize = 2048;
 
 /// A running server; ends with the value.
 pub struct Server {
@@ -45,18 +48,27 @@ impl std::str::FromStr for Addresses {
     }
 }
 
-/// Accept and close, for ever.
+/// Accept and close, and send datagrams back, for ever.
 pub fn serve(addresses: Addresses) -> Result<()> {
-    let threads: Vec<_> = addresses
-        .0
-        .into_iter()
-        .map(|address| {
-            let listener = TcpListener::bind(address).with_context(|| format!("bind {address}"))?;
-            Ok(std::thread::spawn(move || listener.incoming().for_each(drop)))
-        })
-        .collect::<Result<_>>()?;
+    let mut threads = Vec::new();
+    for address in addresses.0 {
+        let listener = TcpListener::bind(address).with_context(|| format!("bind {address}"))?;
+        threads.push(std::thread::spawn(move || listener.incoming().for_each(drop)));
+        let socket = UdpSocket::bind(address).with_context(|| format!("bind {address}, UDP"))?;
+        threads.push(std::thread::spawn(move || send_back(&socket)));
+    }
     for thread in threads {
         let _ = thread.join();
     }
     Ok(())
+}
+
+fn send_back(socket: &UdpSocket) {
+    let mut bytes = [0; DATAGRAM_BYTES];
+    loop {
+        // What fails is an answer that nobody waits for any more.
+        if let Ok((length, from)) = socket.recv_from(&mut bytes) {
+            let _ = socket.send_to(&bytes[..length], from);
+        }
+    }
 }
