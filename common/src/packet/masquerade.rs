@@ -123,8 +123,8 @@ fn claim<A: Family, S: Frame + Tables<A>>(
     s.add_flow(table, &answer_key, &answer)
 }
 
-/// Nearly all ports towards this backend are taken: find one whose flow is over or was a mere question
-/// and answer, and forget that flow.
+/// Nearly all ports towards this backend are taken: find one whose flow is over or was a mere
+/// question and answer, and forget that flow.
 #[inline(always)]
 fn make_room<A: Family, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &mut Flow<A>) -> bool {
     for _ in 0..VICTIM_TRIES {
