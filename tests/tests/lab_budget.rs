@@ -27,7 +27,7 @@ fn budget() -> Result<BTreeMap<&'static str, u32>> {
     lines
         .filter(|line| !line.is_empty())
         .map(|line| {
-            let parts = line.split_once(' ').and_then(|(n, count)| Some((n, count.trim().parse())));
+            let parts = line.split_once(' ').map(|(n, count)| (n, count.trim().parse()));
             let (name, count) = parts.with_context(|| format!("ebpf/budget.txt: {line:?}"))?;
             Ok((name, count.with_context(|| format!("ebpf/budget.txt: {line:?}"))?))
         })

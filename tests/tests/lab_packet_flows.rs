@@ -18,8 +18,7 @@ const NODE_PORT: u16 = 30080;
 const SINK_PORT: u16 = 30099;
 const CLOSED_PORT: u16 = 9;
 /// Room for every flow of a load, also while no agent is there to remove those that are over.
-const LARGE_MAPS: &[&str] =
-    &["--max-services=2000", "--max-flows=200000", "--max-half-open=65536"];
+const LARGE_MAPS: &[&str] = &["--max-services=2000", "--max-flows=200000", "--max-half-open=65536"];
 /// The source port that clients keep.
 const SOURCE_PORT: u16 = 5555;
 /// Load before, between and after the steps of a restart.

@@ -8,8 +8,8 @@ use std::net::Ipv4Addr;
 
 use anyhow::Result;
 use millrace_common::address::{V4, V6};
-use millrace_common::packet::open::PORT_TRIES;
 use millrace_common::packet::frame::Verdict;
+use millrace_common::packet::open::PORT_TRIES;
 use millrace_tests::packet::build::{Payload, Ports, sctp, tcp};
 use millrace_tests::packet::checksum::are_valid;
 use millrace_tests::packet::cluster::{self as at, Host, POD, TUNNEL, UPLINK, UPLINK_2};

@@ -11,7 +11,8 @@ pub type Range = (u16, u16);
 /// Kubernetes' default range of NodePorts.
 const NODE_PORTS: Range = (30_000, 32_767);
 /// What is taken if it is clear: below NodePorts and what Linux gives to sockets by default
-/// (32768-60999), above what most programs listen on. Each new flow makes sure that no socket listens.
+/// (32768-60999), above what most programs listen on. Each new flow makes sure that no socket
+/// listens.
 const PREFERRED: Range = (10_240, 29_999);
 /// The lowest port that is taken.
 const FIRST: u16 = 1025;

@@ -33,9 +33,10 @@ pub fn begin<A: Family, S: Frame + Tables<A>>(
         s.count(Counter::DroppedNoAddress);
         return false;
     }
-    if !choose_port(s, table, &packet.key, &mut flow)
-        && !(make_room(s, &packet.key, &mut flow) && claim(s, table, &packet.key, &flow))
-    {
+    let key = &packet.key;
+    let found = choose_port(s, table, key, &mut flow)
+        || (make_room(s, key, &mut flow) && claim(s, table, key, &flow));
+    if !found {
         let sctp = packet.key.protocol == Protocol::Sctp as u8;
         s.count_failed(flow.service);
         s.count(if sctp { Counter::DroppedSctpPort } else { Counter::DroppedNoPort });
@@ -123,8 +124,8 @@ fn claim<A: Family, S: Frame + Tables<A>>(
     s.add_flow(table, &answer_key, &answer)
 }
 
-/// Nearly all ports towards this backend are taken: find one whose flow is over or was a mere question
-/// and answer, and forget that flow.
+/// Nearly all ports towards this backend are taken: find one whose flow is over or was a mere
+/// question and answer, and forget that flow.
 #[inline(always)]
 fn make_room<A: Family, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &mut Flow<A>) -> bool {
     for _ in 0..VICTIM_TRIES {

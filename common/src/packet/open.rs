@@ -79,8 +79,8 @@ pub fn open<A: Answer, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) -> Verdi
     }
 }
 
-/// Whether an uplink shows us what is meant for another host on its link. (A bridge's port always does:
-/// there the bridge is meant.)
+/// Whether an uplink shows us what is meant for another host on its link. (A bridge's port always
+/// does: there the bridge is meant.)
 #[inline(always)]
 fn is_elsewhere<A: Answer, S: Frame + Tables<A>>(s: &S) -> bool {
     s.is_for_another_host() && s.device().is_none_or(|row| row.flags & device::UPLINK != 0)
@@ -301,8 +301,8 @@ fn remember<A: Answer, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &mut
     written && s.put_flow(Table::HalfOpen, key, flow)
 }
 
-/// No frontend: but a ClusterIP all the same, or in a ServiceCIDR? Also for what is neither TCP, UDP nor
-/// SCTP, and for ICMP messages that are no errors of ours.
+/// No frontend: but a ClusterIP all the same, or in a ServiceCIDR? Also for what is neither TCP,
+/// UDP nor SCTP, and for ICMP messages that are no errors of ours.
 #[inline(always)]
 pub fn no_frontend<A: Answer, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) -> Verdict {
     match look_closer(s, packet.key.destination) {

@@ -75,7 +75,7 @@ fn policies(shop: &Shop, report: &mut Report, family: Family) -> Result<()> {
     let seen = ask(outside, "curl", &[ONCE, &[&local]].concat())?;
     let claim = format!("externalTrafficPolicy: Local keeps the client's address: {}", seen.trim());
     report.check(seen.trim() == format!("web-0 saw {client}"), &claim);
-    let silent = ["-s", "--max-time", "0.5", &url(n2, LOCAL_NODE_PORT)];
+    let silent = ["-s", "--max-time", "0.3", &url(n2, LOCAL_NODE_PORT)];
     let code = outside.command("curl").args(silent).output()?.status.code();
     report.check(code == Some(28), &format!("n2 has no such endpoint and is silent ({family})"));
     Ok(())
