@@ -71,9 +71,13 @@ impl Fold {
         of_kind.map(|(_, name)| name.to_string()).collect()
     }
 
-    /// Events in the log that begin so.
-    pub fn count(&self, prefix: &str) -> usize {
-        self.log.iter().filter(|line| line.starts_with(prefix)).count()
+    /// Events in the log that begin with these words.
+    pub fn count(&self, words: &str) -> usize {
+        let begins = |line: &&String| {
+            let rest = line.strip_prefix(words);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+        };
+        self.log.iter().filter(begins).count()
     }
 
     fn take(&mut self, event: Event) {
