@@ -102,7 +102,7 @@ mod tests {
             ("all above NodePorts: below them", (32_768, 65_535), &[], Some((10_240, 29_999))),
             ("common for busy nodes", (15_000, 65_000), &[], Some((1025, 14_999))),
             ("gap above, too small", (5_000, 65_000), &[], Some((1025, 4_999))),
-            ("the larger of two gaps", (3_000, 60_000), &[], Some((61_000, 65_535))),
+            ("the larger of two gaps", (3_000, 60_000), &[], Some((60_001, 65_535))),
             ("nothing is left", (1024, 65_535), &[], None),
             ("less than 1024 are left", (1_500, 65_000), &[], None),
             ("reserved for us", (1024, 65_535), &[(61_000, 65_535)], Some((61_000, 65_535))),

@@ -323,7 +323,7 @@ fn the_nodes_row_has_its_address_and_its_ports() {
     assert_eq!(IpAddr::from(made.v4.address).to_string(), "192.0.2.10", "the Node says so");
     assert_eq!(IpAddr::from(made.v6.address).to_string(), "2001:db8::a", "by the default route");
     assert_eq!((made.first_port, made.last_port), (61_000, 65_535));
-    assert_eq!(made.flags, flags::DETECTOR | flags::DETECT_BY_DEVICE);
+    assert_eq!(made.flags, flags::KNOWN | flags::DETECTOR | flags::DETECT_BY_DEVICE);
     assert_eq!(made.v4.pods, Prefix::NONE);
     assert_eq!(made.v4.service_hull, Prefix::NONE);
     assert!(conditions(&known, &made).is_empty());
@@ -344,7 +344,7 @@ fn the_nodes_row_has_its_detector_and_its_services() {
     };
     let pods = |address: [u8; 4], mask: [u8; 4]| Prefix { address: v4(address), mask: v4(mask) };
     let made = known_with(&with(|policy| policy.detect_local = DetectLocal::NodeCidr));
-    assert_eq!(made.flags, flags::DETECTOR);
+    assert_eq!(made.flags, flags::KNOWN | flags::DETECTOR);
     assert_eq!(made.v4.pods, pods([10, 244, 1, 0], [255, 255, 255, 0]), "the first of its family");
     assert_eq!(made.v6.pods, Prefix::<V6>::NONE);
     assert_eq!(made.v4.service_hull, hull);
@@ -354,12 +354,12 @@ fn the_nodes_row_has_its_detector_and_its_services() {
         policy.detect_local = DetectLocal::ClusterCidr(networks);
         policy.masquerade_all = true;
     }));
-    assert_eq!(made.flags, flags::DETECTOR | flags::MASQUERADE_ALL);
+    assert_eq!(made.flags, flags::KNOWN | flags::DETECTOR | flags::MASQUERADE_ALL);
     assert_eq!(made.v4.pods, pods([10, 0, 0, 0], [255, 0, 0, 0]), "host bits are cleared");
     assert_eq!(made.v4.address, v4([192, 0, 2, 10]));
 
     let made = known_with(&with(|policy| policy.detect_local = DetectLocal::ClusterCidr(vec![])));
-    assert_eq!(made.flags, 0, "no network: no detector");
+    assert_eq!(made.flags, flags::KNOWN, "no network: no detector");
     let made = known_with(&with(|policy| policy.detect_local = DetectLocal::Off));
-    assert_eq!((made.flags, made.v6.address), (0, V6::ZERO));
+    assert_eq!((made.flags, made.v6.address), (flags::KNOWN, V6::ZERO));
 }
