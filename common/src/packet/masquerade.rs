@@ -181,7 +181,9 @@ fn give_up<A: Family, S: Frame + Tables<A>>(
         s.remove_flow(table, &open_key);
         s.remove_flow(table, &other);
     }
-    other = other.answer(side::EGRESS);
+    // Its answer at the same side, in place: a third key does not fit on the stack.
+    core::mem::swap(&mut other.source, &mut other.destination);
+    core::mem::swap(&mut other.source_port, &mut other.destination_port);
     s.remove_flow(table, &other);
     s.remove_flow(table, key);
     true

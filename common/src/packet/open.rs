@@ -1,7 +1,7 @@
 //! The first packet of a flow: may it, is there a backend, and what has to be remembered.
 
 use super::frame::{Frame, Verdict};
-use super::ingress::{pass, snapshot};
+use super::ingress::pass;
 use super::reject::{self, Answer};
 use super::rewrite::{Change, now_secs, rewrite};
 use super::tables::{Table, Tables};
@@ -263,8 +263,11 @@ fn is_free<A: Answer, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &Flow
     let answer = flow.reply_key(key);
     for table in [Table::Established, Table::HalfOpen] {
         if let Some(row) = s.flow(table, &answer) {
-            let taken = snapshot(row);
-            if taken.open_key(&answer) != *key {
+            let row = row.get();
+            // The rest of the key of its OPEN entry is in the answer's.
+            // SAFETY: fields of a live row that no longer change. Not a copy of all: the stack.
+            let its = unsafe { ((*row).address, (*row).port, (*row).other_port) };
+            if its != (key.destination, key.destination_port, key.source_port) {
                 return false;
             }
             s.remove_flow(table, &answer);
@@ -287,7 +290,9 @@ fn remember<A: Answer, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &mut
     if flow.bits & bits::MASQUERADE != 0 {
         other = other.answer(side::EGRESS);
         flow.role = role::MASQ;
-        flow.address = A::ZERO;
+        // Volatile, or it becomes a call of memset, whose stack frame is one too many.
+        // SAFETY: a live reference.
+        unsafe { core::ptr::write_volatile(&raw mut flow.address, A::ZERO) };
         flow.port = Be16::new(0);
         flow.other_port = port;
         s.remove_flow(Table::Established, &other);
