@@ -70,13 +70,13 @@ fn every_device_has_its_role() -> Result<()> {
         ensure!(told["fromPods"] == (role == "pod"), "{told}");
     }
     ensure!(told(&status, "cni0").is_none() && told(&status, "lo").is_none(), "{status}");
-    ensure!(status["node"]["masqueradePorts"] == serde_json::json!([61000, 65535]), "{status}");
+    ensure!(status["node"]["masqueradePorts"] == serde_json::json!([10240, 29999]), "{status}");
     ensure!(status["node"]["detector"] == "device", "{status}");
     let addresses = status["node"]["addresses"].to_string();
     ensure!(addresses.contains(&node.address(Family::V4).to_string()), "{addresses}");
     let text = world.agent("n1").operate(&["status"])?;
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
-    for words in ["Devices: 4 of 4 attached by tcx", "61000-65535", "flannel.1", "uplink"] {
+    for words in ["Devices: 4 of 4 attached by tcx", "10240-29999", "flannel.1", "uplink"] {
         ensure!(text.contains(words), "no {words:?} in\n{text}");
     }
     Ok(())

@@ -154,8 +154,10 @@ fn arguments_that_make_no_sense_are_refused() -> Result<()> {
         for nonsense in ["many", "1.5", "4294967296"] {
             refuses(&lab, flag, nonsense, WRONG_ARGUMENTS, &["invalid value", flag])?;
         }
-        // More than any kernel gives.
-        refuses(&lab, flag, "4294967295", FAILED, &[flag])?;
+        // More than any kernel gives; but a trie takes memory only as it is filled.
+        if flag != "--max-source-ranges" {
+            refuses(&lab, flag, "4294967295", FAILED, &[flag])?;
+        }
     }
     refuses(&lab, "--no-such-flag", "", WRONG_ARGUMENTS, &["unexpected argument", "Usage"])
 }
