@@ -83,7 +83,7 @@ fn change(node: &mut Node, fuzz: &Fuzz) {
             node::DETECTOR,
             0,
         ];
-        row.flags = flags[fuzz.below(flags.len())];
+        row.flags = node::KNOWN | flags[fuzz.below(flags.len())];
         row.last_port = at::MASQUERADE_PORT - u16::from(fuzz.below(8) == 0);
     }
 }
