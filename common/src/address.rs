@@ -158,8 +158,8 @@ pub const fn checksum_add(a: u32, b: u32) -> u32 {
     fold_carries(a as u64 + b as u64)
 }
 
-/// [`Address::checksum_difference`] of IPv6. Not inlined: there are many callers, and the stack of a
-/// BPF program is small.
+/// [`Address::checksum_difference`] of IPv6. Not inlined: there are many callers, and the stack of
+/// a BPF program is small.
 #[inline(never)]
 fn difference_of_eight(old: &[u32; 4], new: &[u32; 4]) -> u32 {
     let ([a, b, c, d], [e, f, g, h]) = (*old, *new);
@@ -170,8 +170,8 @@ fn difference_of_eight(old: &[u32; 4], new: &[u32; 4]) -> u32 {
 
 /// A sum of 32-bit words with its carries added to its end.
 ///
-/// Not by `overflowing_add`: BPF has no carry flag, so that becomes a branch, and each addition then
-/// doubles the ways that the verifier follows (more than its million on Linux 6.1).
+/// Not by `overflowing_add`: BPF has no carry flag, so that becomes a branch, and each addition
+/// then doubles the ways that the verifier follows (more than its million on Linux 6.1).
 #[inline(always)]
 const fn fold_carries(sum: u64) -> u32 {
     const WORD: u64 = u32::MAX as u64;

@@ -9,6 +9,7 @@
 
 mod defaults;
 mod machine;
+mod packet_path;
 mod socket_path;
 
 use std::time::{Duration, Instant};
@@ -29,7 +30,7 @@ const CAPABILITIES: u64 = CAP_BPF | CAP_NET_ADMIN | CAP_PERFMON;
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is tried in the cluster, in this order.
-const PATHS: &[&[Scenario]] = &[socket_path::SCENARIOS];
+const PATHS: &[&[Scenario]] = &[socket_path::SCENARIOS, packet_path::SCENARIOS];
 
 /// One thing that must work, told in one word.
 pub struct Scenario {

@@ -36,8 +36,10 @@ const MANY: u16 = 1000;
 /// Enough for several batches of rows.
 const MANY_COUNT: u16 = 300;
 /// NodePort of `web`, by TCP and by UDP.
-const TCP_PORT: u16 = 30080;
-const UDP_PORT: u16 = 30053;
+/// NodePort of the TCP Service.
+pub const TCP_PORT: u16 = 30080;
+/// NodePort of the UDP Service.
+pub const UDP_PORT: u16 = 30053;
 /// From here on the agent learns its network's cookie, so it need not be the machine's first.
 const HAS_COOKIE: (u32, u32) = (5, 14);
 /// From here on a program chooses its caller's error.
