@@ -282,6 +282,18 @@ impl Agent {
         self.json("services")
     }
 
+    /// The same without the counts of traffic, which go on while nothing else changes.
+    pub fn services_without_counts(&self) -> Result<Value> {
+        let mut services = self.services_json()?;
+        for service in services.as_array_mut().context("a list")? {
+            let service = service.as_object_mut().context("an object")?;
+            for count in ["opened", "failed"] {
+                service.remove(count).with_context(|| format!("{count} is told"))?;
+            }
+        }
+        Ok(services)
+    }
+
     /// `millrace cleanup`: detaches and unpins everything of this node.
     pub fn cleanup(&self) -> Result<()> {
         let output = self.operate(&["cleanup"])?;

@@ -7,28 +7,16 @@
 use super::frame::{Checksum, Frame, Verdict};
 use super::ingress::{finish_error, snapshot};
 use super::network::{Family, Part};
-use super::rewrite::{Change, port_difference, replace_address};
+use super::rewrite::{Change, Ports, port_difference, replace_address};
 use super::tables::{Table, Tables};
 use super::transport::Packet;
 use crate::address::{Be16, Family as Version, checksum_add};
 use crate::flow::side;
-use crate::row::Row;
 
 /// Bytes of an ICMP error's header, before the quotation.
 const ERROR_BYTES: u32 = 8;
 /// Offset of the ICMP checksum.
 const CHECKSUM_OFFSET: u32 = 2;
-
-/// Both ports of the quoted packet.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Ports {
-    source: Be16,
-    destination: Be16,
-}
-
-// SAFETY: two 16-bit numbers.
-unsafe impl Row for Ports {}
 
 /// Translate an error about one of our flows; none if it is no error, or not about one.
 #[inline(never)]

@@ -46,6 +46,60 @@ pub fn establish<A: Family, S: Frame + Tables<A>>(
     }
 }
 
+/// Whether a half-open flow still has all its entries. They are evicted one by one, and one alone
+/// leads its packets where no answer comes back from. What cannot begin anew is not asked about: for
+/// TCP under way there is nothing better.
+#[inline(never)]
+pub fn is_whole<A: Family, S: Frame + Tables<A>>(
+    s: &S,
+    packet: &Packet<A>,
+    row: &Shared<Flow<A>>,
+) -> bool {
+    let row = row.get();
+    // SAFETY: fields of a live row that no longer change.
+    let (role, flow_bits) = unsafe { ((*row).role, (*row).bits) };
+    if role != role::OPEN || !packet.opens() {
+        return true;
+    }
+    // SAFETY: as above.
+    let mut key = unsafe { (*row).reply_key(&packet.key) };
+    if find(s, &key).is_none() {
+        return false;
+    }
+    if flow_bits & bits::MASQUERADE == 0 {
+        return true;
+    }
+    // The MASQ entry's key, in place: the stack is small.
+    core::mem::swap(&mut key.source, &mut key.destination);
+    core::mem::swap(&mut key.source_port, &mut key.destination_port);
+    let Some(masq) = find(s, &key) else { return false };
+    let masq = masq.get();
+    // SAFETY: aligned fields of a live row.
+    let (address, port) = unsafe { ((*masq).address, (*masq).port) };
+    if port.raw() == 0 {
+        return true;
+    }
+    // And the UNMASQ entry's.
+    key.source = key.destination;
+    key.source_port = key.destination_port;
+    key.destination = address;
+    key.destination_port = port;
+    key.side = side::INGRESS;
+    find(s, &key).is_some()
+}
+
+/// An entry, wherever it is: another CPU may be moving it.
+#[inline(always)]
+fn find<'a, A: Family, S: Frame + Tables<A>>(
+    s: &'a S,
+    key: &FlowKey<A>,
+) -> Option<&'a Shared<Flow<A>>> {
+    match s.flow(Table::HalfOpen, key) {
+        Some(row) => Some(row),
+        None => s.flow(Table::Established, key),
+    }
+}
+
 /// Whether the packet is one that a client sends when it has got an answer.
 #[inline(always)]
 fn completes<A: Family>(packet: &Packet<A>) -> bool {
@@ -71,7 +125,7 @@ fn is_answered<A: Family>(packet: &Packet<A>, reply: &Shared<Flow<A>>) -> bool {
 #[inline(never)]
 fn move_masquerade<A: Family, S: Frame + Tables<A>>(s: &S, masq_key: &FlowKey<A>) -> bool {
     let Some(row) = s.flow(Table::HalfOpen, masq_key) else {
-        // Another CPU moved it, or it was evicted: the next packet out begins anew.
+        // Another CPU moved it, or it was evicted (TCP under way: see `is_whole`).
         return true;
     };
     let row = row.get();

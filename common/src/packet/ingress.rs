@@ -45,7 +45,9 @@ fn transport<A: reject::Answer, S: Frame + Tables<A>>(s: &S, packet: &mut Packet
     }
     for table in [Table::Established, Table::HalfOpen] {
         if let Some(row) = s.flow(table, &packet.key) {
-            let verdict = known(s, table, packet, row);
+            let is_whole =
+                matches!(table, Table::Established) || establish::is_whole(s, packet, row);
+            let verdict = if is_whole { known(s, table, packet, row) } else { Verdict::NONE };
             if verdict == Verdict::NONE {
                 establish::forget(s, &packet.key, row);
                 continue;

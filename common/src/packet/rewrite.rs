@@ -32,9 +32,11 @@ impl<A: Family> Change<A> {
 /// Both ports, as they stand in the packet.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Ports {
-    source: Be16,
-    destination: Be16,
+pub struct Ports {
+    /// Source.
+    pub source: Be16,
+    /// Destination.
+    pub destination: Be16,
 }
 
 // SAFETY: two 16-bit numbers.

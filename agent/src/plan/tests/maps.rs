@@ -49,7 +49,31 @@ pub(crate) struct Answer {
 pub(crate) type Answers = BTreeMap<(IpAddr, u16, u8), Answer>;
 
 /// By frontend: which clients may use it, and which ones its service's ranges contain; a bit each.
-pub(crate) type Admitted = BTreeMap<(IpAddr, u16, u8), (u32, u32)>;
+pub(crate) type Clients = BTreeMap<(IpAddr, u16, u8), (u32, u32)>;
+
+/// Who may use what; a bit for each client.
+#[derive(Default)]
+pub(crate) struct Admitted {
+    /// By frontend: its service and family, and the clients that may use it.
+    frontends: BTreeMap<(IpAddr, u16, u8), (Ranges, u32)>,
+    /// The clients that a service's ranges contain.
+    contained: BTreeMap<Ranges, u32>,
+}
+
+/// A service's ranges of one family: its id, and whether the family is IPv4.
+type Ranges = (u32, bool);
+
+impl Admitted {
+    fn contained(&self, ranges: Ranges) -> u32 {
+        self.contained.get(&ranges).copied().unwrap_or(0)
+    }
+
+    /// Without the ids of services, which depend on what there was before.
+    pub(crate) fn by_frontend(&self) -> Clients {
+        let frontends = self.frontends.iter();
+        frontends.map(|(key, (ranges, may))| (*key, (*may, self.contained(*ranges)))).collect()
+    }
+}
 
 impl Maps {
     pub(crate) fn new(capacity: Capacity) -> Self {
@@ -94,16 +118,16 @@ impl Maps {
             for key in before.keys().filter(|key| after.contains_key(key)) {
                 assert!(now.contains_key(key), "{op:?}: {key:?} is away for a while");
             }
-            for (key, (now, _)) in self.admitted() {
-                let known = [admitted_before.get(&key), admitted_after.get(&key)];
-                check_admitted(now, known).unwrap_or_else(|why| panic!("{op:?}: {key:?} {why}"));
+            for (key, (ranges, now)) in self.admitted().frontends {
+                check_admitted(&key, ranges, now, [&admitted_before, &admitted_after])
+                    .unwrap_or_else(|why| panic!("{op:?}: {key:?} {why}"));
             }
         }
     }
 
     /// Who may use each frontend.
     pub(crate) fn admitted(&self) -> Admitted {
-        let mut admitted = Admitted::new();
+        let mut admitted = Admitted::default();
         self.v4.admitted(&mut admitted);
         self.v6.admitted(&mut admitted);
         admitted
@@ -158,14 +182,21 @@ impl Maps {
     }
 }
 
-/// Who was and will be let in is let in meanwhile, and nobody else but whom the service lets in
-/// elsewhere.
-fn check_admitted(now: u32, known: [Option<&(u32, u32)>; 2]) -> Result<(), String> {
-    let known = known.into_iter().flatten();
+/// Who was and will be let in is let in meanwhile, and nobody else but whom the service that the
+/// frontend is of meanwhile lets in before or after.
+fn check_admitted(
+    key: &(IpAddr, u16, u8),
+    ranges: Ranges,
+    now: u32,
+    known: [&Admitted; 2],
+) -> Result<(), String> {
     let (mut always, mut ever) = (u32::MAX, 0);
-    for (admitted, contained) in known {
-        always &= admitted;
-        ever |= admitted | contained;
+    for admitted in known {
+        ever |= admitted.contained(ranges);
+        if let Some((ranges, may)) = admitted.frontends.get(key) {
+            always &= may;
+            ever |= may | admitted.contained(*ranges);
+        }
     }
     if now & !ever != 0 {
         return Err(format!("admits clients {:b}", now & !ever));
@@ -198,17 +229,19 @@ impl<A: TestFamily> Family<A> {
     }
 
     fn admitted(&self, admitted: &mut Admitted) {
-        let mut contained: BTreeMap<[u8; 4], u32> = BTreeMap::new();
+        let is_v4 = A::address(0).into().is_ipv4();
         for range in &self.sources {
+            let ranges = (u32::from_be_bytes(range.net.service), is_v4);
             let clients = (0..CLIENTS).filter(|n| contains(range, A::address(*n)));
-            *contained.entry(range.net.service).or_default() |=
+            *admitted.contained.entry(ranges).or_default() |=
                 clients.fold(0, |all, n| all | 1 << n);
         }
         for (key, row) in &self.frontends {
-            let contained = contained.get(&row.service.to_be_bytes()).copied().unwrap_or(0);
-            let may = if row.has(flags::SOURCE_RANGES) { contained } else { u32::MAX };
+            let ranges = (row.service, is_v4);
+            let is_limited = row.has(flags::SOURCE_RANGES);
+            let may = if is_limited { admitted.contained(ranges) } else { u32::MAX };
             let key = (key.address.into(), key.port.get(), key.protocol);
-            admitted.insert(key, (may, contained));
+            admitted.frontends.insert(key, (ranges, may));
         }
     }
 

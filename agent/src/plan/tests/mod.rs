@@ -48,8 +48,8 @@ impl Bench {
     }
 
     /// What the maps answer, and to whom.
-    fn all_answers(&self) -> (maps::Answers, maps::Admitted) {
-        (self.maps.answers(), self.maps.admitted())
+    fn all_answers(&self) -> (maps::Answers, maps::Clients) {
+        (self.maps.answers(), self.maps.admitted().by_frontend())
     }
 
     /// Let everything held come free.

@@ -134,7 +134,7 @@ pub(super) fn last(steps: &[Step]) -> Vec<Desired> {
 }
 
 /// What the maps answer when written from nothing.
-pub(super) fn from_scratch(desired: &[Desired]) -> (maps::Answers, maps::Admitted) {
+pub(super) fn from_scratch(desired: &[Desired]) -> (maps::Answers, maps::Clients) {
     let mut bench = Bench::new(ROOMY);
     for desired in desired {
         bench.plan(desired);
