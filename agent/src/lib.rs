@@ -14,6 +14,7 @@ pub mod ctl;
 pub mod devices;
 pub mod flows;
 mod guard;
+pub mod metrics;
 pub mod model;
 pub mod net;
 pub mod packet_path;

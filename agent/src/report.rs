@@ -1,9 +1,15 @@
 //! What the agent says about itself, left in the `report` map: all that `status` cannot read off
 //! the other maps.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use millrace_common::service::REPORT_BYTES;
+
+use crate::bpf::packet::Means;
+use crate::metrics::since_epoch;
+use crate::run::{Config, Source};
 
 /// The report, as JSON in the map and in `status -o json`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -65,6 +71,29 @@ pub enum Severity {
 }
 
 impl Report {
+    /// What an agent says before anything is served.
+    pub fn first(config: &Config, cgroup_root: &Path, means: Means) -> Self {
+        let source = match &config.source {
+            Source::Manifests(directory) => format!("manifests in {}", directory.display()),
+            Source::Kubernetes { kubeconfig: Some(path), api_server: None } => {
+                format!("Kubernetes API of {}", path.display())
+            }
+            Source::Kubernetes { api_server: Some(url), .. } => format!("Kubernetes API at {url}"),
+            Source::Kubernetes { .. } => "Kubernetes API, in-cluster".to_owned(),
+        };
+        Report {
+            version: env!("MILLRACE_VERSION").to_owned(),
+            pid: std::process::id(),
+            node_name: config.node_name.clone(),
+            source,
+            cgroup_root: cgroup_root.display().to_string(),
+            sockets_off: !config.policy.socket_lb,
+            device_hooks: means.name().to_owned(),
+            started_at: since_epoch().as_secs(),
+            ..Report::default()
+        }
+    }
+
     /// The report as JSON that fits in the map; conditions that do not are counted instead.
     pub fn to_json(&self) -> String {
         let mut report = self.clone();

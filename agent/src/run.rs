@@ -3,7 +3,7 @@
 //! The kernel goes on by itself: whatever happens here, what is pinned keeps translating.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,7 +17,9 @@ use crate::bpf::packet::Means;
 use crate::bpf::pins::{Lock, Pins};
 use crate::devices::Device;
 use crate::flows::Sweeper;
+use crate::metrics::{self, Metrics};
 use crate::model::Model;
+use crate::model::triggers::Trigger;
 use crate::net;
 use crate::packet_path::{Facts, PacketPath};
 use crate::plan::op::Capacity;
@@ -80,8 +82,9 @@ pub struct Config {
 
 /// Run until SIGTERM or SIGINT.
 pub async fn run(config: Config) -> Result<()> {
-    let source = open_source(&config).await?;
-    let mut agent = Agent::start(&config)?;
+    let metrics = Metrics::new().context("set up the metrics")?;
+    let source = open_source(&config, &metrics).await?;
+    let mut agent = Agent::start(&config, metrics)?;
     let (events, mut queue) = mpsc::channel(EVENT_QUEUE_EVENTS);
     let (found, mut devices) = watch::channel(None);
     let mut follower = tokio::spawn(net::devices::follow(found));
@@ -142,7 +145,7 @@ enum Opened {
 
 /// See that the source can be reached at all, before anything in the kernel is touched. (An API
 /// server that does not answer can be: it will.)
-async fn open_source(config: &Config) -> Result<Opened> {
+async fn open_source(config: &Config, metrics: &Metrics) -> Result<Opened> {
     match &config.source {
         Source::Manifests(directory) => {
             std::fs::read_dir(directory).with_context(|| {
@@ -154,6 +157,7 @@ async fn open_source(config: &Config) -> Result<Opened> {
             let access = KubeConfig {
                 kubeconfig: kubeconfig.clone(),
                 api_server: api_server.clone(),
+                requests: Some(metrics.requests()),
                 ..KubeConfig::in_cluster(config.node_name.clone())
             };
             Ok(Opened::Kubernetes(Box::new(source::kube::client(&access).await?)))
@@ -207,6 +211,7 @@ struct Agent {
     socket_path: SocketPath,
     packet_path: PacketPath,
     flows: Sweeper,
+    metrics: Metrics,
     report: Report,
     reported: Option<String>,
     /// Something happened since the last report.
@@ -220,7 +225,7 @@ struct Agent {
 
 impl Agent {
     /// Find what is needed, become the owner, load, adopt what is pinned.
-    fn start(config: &Config) -> Result<Self> {
+    fn start(config: &Config, metrics: Metrics) -> Result<Self> {
         environment::check()?;
         environment::lift_memory_limit()?;
         let cgroup_root = environment::cgroup_root(config.cgroup_root.as_deref())?;
@@ -244,10 +249,11 @@ impl Agent {
             reconciler,
             object,
             pins,
-            report: first_report(config, &cgroup_root, &packet_path),
+            report: Report::first(config, &cgroup_root, packet_path.means()),
             socket_path: SocketPath::new(cgroup_root, config.policy.socket_lb),
             packet_path,
             flows: Sweeper::default(),
+            metrics,
             reported: None,
             news: false,
             started: Instant::now(),
@@ -256,6 +262,8 @@ impl Agent {
             knows_addresses: false,
             lock,
         };
+        agent.model.measure_from(metrics::since_epoch());
+        agent.metrics.read_maps(Box::new(agent.object.readings()?));
         // The maps have been serving: bring their programs up to date at once. New maps are
         // attached when they are filled.
         if agent.object.adopted {
@@ -270,6 +278,7 @@ impl Agent {
 
     fn take(&mut self, event: Event) {
         self.news = true;
+        self.metrics.event(&event);
         self.model.apply(event);
     }
 
@@ -304,6 +313,9 @@ impl Agent {
     /// Apply what is dirty.
     fn reconcile(&mut self) {
         self.update_packet_path();
+        if self.model.has_dirty() {
+            self.metrics.queued(self.model.pending());
+        }
         if !self.may_plan() {
             return;
         }
@@ -331,14 +343,26 @@ impl Agent {
             Ok(round) => {
                 self.report.ops += round.ops as u64;
                 let elapsed = begun.elapsed();
+                self.metrics.synced(elapsed, round.ops);
+                let programmed = self.programmed();
+                self.metrics.programmed(&programmed);
+                self.metrics.planned(&self.reconciler.occupancy(), &self.reconciler.no_local());
                 tracing::debug!(services = round.services, ops = round.ops, ?elapsed, "applied");
             }
             Err(error) => {
                 self.report.failed_rounds += 1;
+                self.metrics.sync_failed();
                 self.model.mark_all_dirty();
                 tracing::error!("applying failed, will read the maps back and retry: {error:#}");
             }
         }
+    }
+
+    /// The changes that are served now; of Services that do not fit, none is.
+    fn programmed(&mut self) -> Vec<Trigger> {
+        let mut triggers = self.model.take_triggers();
+        triggers.retain(|trigger| !self.reconciler.is_refused(&trigger.service));
+        triggers
     }
 
     /// The first plan is carried out: let sockets use it, and say so.
@@ -390,6 +414,7 @@ impl Agent {
         self.news |= mended > 0;
         self.report.repaired_hooks += mended;
         self.news |= self.flows.tick(&self.object.store.flows);
+        self.flows.take_pass().into_iter().for_each(|pass| self.metrics.swept(pass));
         if self.ticks.is_multiple_of(HOUSEKEEPING_TICKS) {
             if self.report.ready {
                 self.socket_path.look_at_hooks(&self.pins);
@@ -410,6 +435,7 @@ impl Agent {
     fn tell(&mut self) {
         self.report.conditions = self.conditions();
         self.report.repaired_device_hooks = self.packet_path.repaired();
+        self.metrics.report(&self.report);
         let json = self.report.to_json();
         if self.reported.as_ref() == Some(&json) {
             return;
@@ -454,33 +480,4 @@ impl Agent {
 fn give_back_memory() {
     // SAFETY: takes a flag; no memory in use is touched.
     unsafe { libmimalloc_sys::mi_collect(true) };
-}
-
-fn first_report(
-    config: &Config,
-    cgroup_root: &std::path::Path,
-    packet_path: &PacketPath,
-) -> Report {
-    let source = match &config.source {
-        Source::Manifests(directory) => format!("manifests in {}", directory.display()),
-        Source::Kubernetes { kubeconfig: Some(path), api_server: None } => {
-            format!("Kubernetes API of {}", path.display())
-        }
-        Source::Kubernetes { api_server: Some(url), .. } => format!("Kubernetes API at {url}"),
-        Source::Kubernetes { .. } => "Kubernetes API, in-cluster".to_owned(),
-    };
-    Report {
-        version: env!("MILLRACE_VERSION").to_owned(),
-        pid: std::process::id(),
-        node_name: config.node_name.clone(),
-        source,
-        cgroup_root: cgroup_root.display().to_string(),
-        sockets_off: !config.policy.socket_lb,
-        device_hooks: packet_path.means().name().to_owned(),
-        started_at: SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs(),
-        ..Report::default()
-    }
 }

@@ -4,6 +4,7 @@
 //! is set aside with its reason, and the others go on.
 
 pub mod batch;
+pub mod no_local;
 #[cfg(test)]
 mod tests;
 
@@ -18,9 +19,11 @@ use millrace_common::frontend::flags;
 use crate::model::Model;
 use crate::model::desired::Desired;
 use crate::plan::Planner;
+use crate::plan::occupancy::Occupancy;
 use crate::plan::op::{Capacity, Op, Snapshot};
 use crate::source::ObjectName;
 use batch::Batch;
+use no_local::{NoLocal, Tally};
 
 /// Where rows are kept: the kernel's maps, or a test's.
 pub trait MapStore {
@@ -50,6 +53,8 @@ pub struct Reconciler {
     conflicts: BTreeMap<ObjectName, Vec<String>>,
     /// Services with a frontend that drops clients on this node silently.
     dropping: BTreeSet<ObjectName>,
+    /// Service ports without a local endpoint that need one.
+    no_local: Tally,
     /// A UDP backend is gone since somebody asked.
     udp_gone: bool,
     /// What was said in the log about a service, to say it once.
@@ -72,6 +77,7 @@ impl Reconciler {
             refused: BTreeMap::new(),
             conflicts: BTreeMap::new(),
             dropping: BTreeSet::new(),
+            no_local: Tally::default(),
             udp_gone: false,
             logged: BTreeMap::new(),
             lost: false,
@@ -150,6 +156,7 @@ impl Reconciler {
         let mut texts: Vec<String> = desired.problems.iter().map(ToString::to_string).collect();
         self.refused.remove(&name);
         self.conflicts.remove(&name);
+        self.no_local.update(&desired);
         if drops(&desired) {
             self.dropping.insert(name.clone());
         } else {
@@ -198,6 +205,21 @@ impl Reconciler {
     /// Whether a UDP backend is gone since the last time this was asked.
     pub const fn take_udp_gone(&mut self) -> bool {
         std::mem::replace(&mut self.udp_gone, false)
+    }
+
+    /// How full the maps are.
+    pub fn occupancy(&self) -> Occupancy {
+        self.planner.occupancy()
+    }
+
+    /// Service ports that have endpoints on other nodes only, and a Local policy.
+    pub const fn no_local(&self) -> NoLocal {
+        self.no_local.total()
+    }
+
+    /// Whether the Service does not fit.
+    pub fn is_refused(&self, name: &ObjectName) -> bool {
+        self.refused.contains_key(name)
     }
 
     /// Services that do not fit, and why.

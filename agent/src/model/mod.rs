@@ -18,11 +18,13 @@ pub mod sources;
 #[cfg(test)]
 mod tests;
 pub mod topology;
+pub mod triggers;
 mod zones;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use self::desired::{Desired, View};
 use self::networks::{Networks, ServiceNetworks};
@@ -30,7 +32,9 @@ pub use self::node::NodeFacts;
 use self::node::{Changed, Node};
 use self::problem::{Problem, Reading};
 use self::service::Service;
+pub use self::slice::family_name;
 use self::slice::{Context, Slice};
+use self::triggers::{Pending, Trigger, Triggers};
 use self::zones::Zones;
 use crate::settings::{NodePortAddresses, Policy};
 use crate::source::{Event, Kind, Object, ObjectName, slim};
@@ -54,6 +58,8 @@ pub struct Model {
     /// Services that exist and were never readable since the start, and the list that named them.
     unreadable: BTreeMap<ObjectName, u32>,
     dirty: BTreeSet<Arc<ObjectName>>,
+    pending: Pending,
+    triggers: Triggers,
     problems: BTreeMap<(Kind, Arc<ObjectName>), Box<[Problem]>>,
     source_conditions: BTreeMap<String, String>,
 }
@@ -72,6 +78,8 @@ struct Entry {
 struct Seen<T> {
     object: T,
     list: u32,
+    /// When its last change was caused; none: not said.
+    trigger: Option<Duration>,
 }
 
 /// How far the lists of a kind are.
@@ -100,6 +108,8 @@ impl Model {
             node_list_complete: false,
             unreadable: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            pending: Pending::default(),
+            triggers: Triggers::default(),
             problems: BTreeMap::new(),
             source_conditions: BTreeMap::new(),
         }
@@ -156,6 +166,7 @@ impl Model {
     /// Services whose desired state may have changed, in the order of their names; they are clean
     /// from now on.
     pub fn take_dirty(&mut self) -> Vec<ObjectName> {
+        self.pending = Pending::default();
         std::mem::take(&mut self.dirty).into_iter().map(Arc::unwrap_or_clone).collect()
     }
 
@@ -297,7 +308,7 @@ impl Model {
         let name = self.shared(kind, name);
         match kind {
             Kind::Service => self.store_service(&name, None),
-            Kind::EndpointSlice => self.store_slice(&name, None),
+            Kind::EndpointSlice => self.store_slice(&name, None, None),
             Kind::ServiceCidr => self.networks.remove(&name),
             Kind::Node => return,
         }
@@ -345,6 +356,7 @@ impl Model {
                 self.networks.cover(service);
             }
             entry.service = service;
+            self.pending.services += 1;
             self.dirty.insert(Arc::clone(name));
         }
         self.drop_if_empty(name);
@@ -360,12 +372,20 @@ impl Model {
         let mut reading = Reading::new(Kind::EndpointSlice, Arc::clone(&name));
         let context =
             Context { node_name: &self.node_name, zones: &mut self.zones, reading: &mut reading };
-        let slice = Slice::read(object, service, context);
-        self.store_slice(&name, Some(slice));
+        let slice = Slice::read(object, Arc::clone(&service), context);
+        let at = triggers::time_of(object, &mut reading);
+        let family = triggers::family_of(object);
+        let trigger = at.zip(family).map(|(at, family)| Trigger { service, family, at });
+        self.store_slice(&name, Some(slice), trigger);
         self.store_problems(Kind::EndpointSlice, name, reading.finish());
     }
 
-    fn store_slice(&mut self, name: &Arc<ObjectName>, slice: Option<Slice>) {
+    fn store_slice(
+        &mut self,
+        name: &Arc<ObjectName>,
+        slice: Option<Slice>,
+        trigger: Option<Trigger>,
+    ) {
         let list = self.slice_list.number;
         let known = self.slices.get_mut(name);
         match (known, &slice) {
@@ -376,13 +396,20 @@ impl Model {
             }
             _ => {}
         }
-        if let Some(old) = self.slices.remove(name) {
+        self.pending.slices += 1;
+        let old = self.slices.remove(name);
+        if let Some(old) = &old {
             self.unlink(&old.object.service, name);
         }
-        if let Some(object) = slice {
-            self.link(&object.service, name);
-            self.slices.insert(Arc::clone(name), Seen { object, list });
+        let Some(object) = slice else {
+            return self.triggers.drop_of(name);
+        };
+        let caused = trigger.as_ref().map(|trigger| trigger.at);
+        if let Some(trigger) = trigger.filter(|_| old.and_then(|old| old.trigger) != caused) {
+            self.triggers.add(name, trigger);
         }
+        self.link(&object.service, name);
+        self.slices.insert(Arc::clone(name), Seen { object, list, trigger: caused });
     }
 
     /// The slice belongs to the service from now on.

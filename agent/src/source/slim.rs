@@ -34,6 +34,18 @@ pub struct Metadata {
     /// Labels.
     #[serde(deserialize_with = "nullable")]
     pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    #[serde(deserialize_with = "nullable")]
+    pub annotations: Annotations,
+}
+
+/// `metadata.annotations`: those that are used.
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Annotations {
+    /// When what an EndpointSlice says was caused, in RFC 3339.
+    #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
+    pub last_change_trigger_time: Option<String>,
 }
 
 impl Metadata {

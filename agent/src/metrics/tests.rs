@@ -1,0 +1,1 @@
+//! Names, types, labels and buckets.
