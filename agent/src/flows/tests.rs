@@ -316,7 +316,7 @@ fn a_backend_without_room_for_more_is_reported() {
     let report = |flows: usize, ports: u32| {
         let rows = rows_of(&vec![case.clone(); flows]);
         let mut census = Census::default();
-        census.add("IPv4", pass(&rows, NOW_SECS), rows.size(Table::Established).unwrap(), ports);
+        census.add("IPv4", &pass(&rows, NOW_SECS), rows.size(Table::Established).unwrap(), ports);
         census
     };
     assert_eq!(report(19, 100).conditions(), []);
