@@ -82,3 +82,83 @@ fn add<A: Address>(found: &mut ByPolicy, family: &DesiredFamily<A>) {
     found.internal += u32::from(has(true, INTERNAL));
     found.external += u32::from(has(false, EXTERNAL));
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::Model;
+    use crate::settings::Policy;
+    use crate::source::{Event, Object};
+
+    /// A Service with these policies and an endpoint on each of these nodes, as node `here` sees it.
+    fn found(internal: &str, external: &str, nodes: &[&str]) -> NoLocal {
+        let mut model = Model::new("here", Policy::default());
+        let service = json!({
+            "metadata": {"name": "web"},
+            "spec": {
+                "type": "NodePort",
+                "clusterIP": "10.96.0.1",
+                "internalTrafficPolicy": internal,
+                "externalTrafficPolicy": external,
+                "externalIPs": ["192.0.2.1", "192.0.2.2"],
+                "ports": [{"port": 80, "nodePort": 30080}],
+            },
+        });
+        let endpoints: Vec<_> = (1..)
+            .zip(nodes)
+            .map(
+                |(index, node)| json!({"addresses": [format!("10.1.0.{index}")], "nodeName": node}),
+            )
+            .collect();
+        let slice = json!({
+            "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4",
+            "endpoints": endpoints,
+            "ports": [{"name": "", "port": 8080}],
+        });
+        let service = serde_json::from_value(service).unwrap();
+        let slice = serde_json::from_value(slice).unwrap();
+        model.apply(Event::Apply(Object::Service(service)));
+        model.apply(Event::Apply(Object::EndpointSlice(slice)));
+        count(&model.desired(&ObjectName::new("default", "web")))
+    }
+
+    #[test]
+    fn a_port_counts_once_for_each_policy_that_has_nobody_here() {
+        // kube-proxy's seven combinations, and Services without any endpoint.
+        let table = [
+            ("Cluster", "Cluster", &["there"][..], (0, 0)),
+            ("Local", "Cluster", &["there"], (1, 0)),
+            ("Cluster", "Local", &["there"], (0, 1)),
+            ("Local", "Local", &["there", "elsewhere"], (1, 1)),
+            ("Local", "Local", &["here", "there"], (0, 0)),
+            ("Local", "Cluster", &["here"], (0, 0)),
+            ("Cluster", "Local", &["here"], (0, 0)),
+            ("Local", "Local", &[], (0, 0)),
+        ];
+        for (internal, external, nodes, wanted) in table {
+            let found = found(internal, external, nodes);
+            let case = format!("{internal} {external} {nodes:?}");
+            assert_eq!((found.v4.internal, found.v4.external), wanted, "{case}");
+            assert_eq!(found.v6, ByPolicy::default(), "{case}");
+        }
+    }
+
+    #[test]
+    fn the_sum_follows_every_change() {
+        let mut tally = Tally::default();
+        let mut desired = Desired::absent(ObjectName::new("default", "web"));
+        tally.update(&desired);
+        assert_eq!(tally.total(), NoLocal::default());
+        let one = ByPolicy { internal: 1, external: 0 };
+        tally.services.insert(desired.service.clone(), NoLocal { v4: one, v6: one });
+        tally.total = NoLocal { v4: one, v6: one };
+        tally.update(&desired);
+        assert_eq!(tally.total(), NoLocal::default(), "the Service is gone");
+        desired.service.name.push('2');
+        tally.update(&desired);
+        assert!(tally.services.is_empty());
+    }
+}

@@ -54,7 +54,7 @@ pub struct TableCounts {
 }
 
 impl TableCounts {
-    /// Entries that are left.
+    /// Entries that are left; too few by those that went before they were looked at.
     pub const fn left(&self) -> u64 {
         self.entries.saturating_sub(self.removed)
     }

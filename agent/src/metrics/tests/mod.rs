@@ -1,6 +1,8 @@
 //! Names, types, labels and buckets: kube-proxy's as its specification lists them, ours as the
 //! README does.
 
+mod dashboards;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,7 +20,9 @@ use crate::apply::no_local::{ByPolicy, NoLocal};
 use crate::flows::Pass;
 use crate::flows::sweep::TableCounts;
 use crate::model::triggers::{Pending, Trigger};
+use crate::plan::Planner;
 use crate::plan::occupancy::MapRoom;
+use crate::plan::op::Capacity;
 use crate::report::{Condition, Report, Severity};
 use crate::source::{Event, Kind, ObjectName};
 
@@ -189,6 +193,7 @@ fn busy() -> Metrics {
         conditions: vec![condition(Severity::Refused)],
         ..Report::default()
     });
+    metrics.planned(&Planner::new(Capacity::default()).occupancy(), &NoLocal::default());
     metrics
 }
 
@@ -237,8 +242,14 @@ fn what_was_recorded_is_what_is_shown() {
         ("kubeproxy_sync_proxy_rules_service_changes_total", 1.0),
         ("kubeproxy_sync_proxy_rules_endpoint_changes_total", 0.0),
         ("kubeproxy_sync_proxy_rules_endpoint_changes_pending", 0.0),
-        ("kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family=\"IPv6\",le=\"0.004\"}", 1.0),
-        ("kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family=\"IPv6\",le=\"0.002\"}", 0.0),
+        (
+            "kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family=\"IPv6\",le=\"0.004\"}",
+            1.0,
+        ),
+        (
+            "kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family=\"IPv6\",le=\"0.002\"}",
+            0.0,
+        ),
         ("kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family=\"IPv4\"}", 2.0),
         ("millrace_bpf_sync_failures_total", 1.0),
         ("millrace_map_writes_total", 12.0),
@@ -260,7 +271,8 @@ fn what_was_recorded_is_what_is_shown() {
     for (series, value) in shown {
         assert_eq!(sample(&metrics, series), value, "{series}");
     }
-    let port = "service_namespace=\"shop\",service_name=\"web\",service_port=\"http\",protocol=\"TCP\"";
+    let port =
+        "service_namespace=\"shop\",service_name=\"web\",service_port=\"http\",protocol=\"TCP\"";
     let backend = format!("{{{port},backend=\"10.0.0.1:8080\",path=");
     let of_port = [
         (format!("millrace_service_connections_total{{{port}}}"), 7.0),
@@ -276,9 +288,8 @@ fn what_was_recorded_is_what_is_shown() {
 #[test]
 fn what_waits_is_shown_until_a_round_has_succeeded() {
     let metrics = Metrics::new().unwrap();
-    let pending = |metrics: &Metrics| {
-        sample(metrics, "kubeproxy_sync_proxy_rules_endpoint_changes_pending")
-    };
+    let pending =
+        |metrics: &Metrics| sample(metrics, "kubeproxy_sync_proxy_rules_endpoint_changes_pending");
     metrics.queued(Pending { services: 0, slices: 2 });
     assert_eq!(pending(&metrics), 2.0);
     metrics.sync_failed();
