@@ -92,7 +92,7 @@ mod tests {
     use crate::settings::Policy;
     use crate::source::{Event, Object};
 
-    /// A Service with these policies and an endpoint on each of these nodes, as node `here` sees it.
+    /// A Service with these policies and an endpoint on each of these nodes, seen by `here`.
     fn found(internal: &str, external: &str, nodes: &[&str]) -> NoLocal {
         let mut model = Model::new("here", Policy::default());
         let service = json!({

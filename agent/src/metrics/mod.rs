@@ -6,6 +6,7 @@
 //! most once in [`scrape::REUSE`], however many ask.
 
 mod backends;
+mod changes;
 mod family;
 mod instruments;
 mod ledger;
@@ -14,6 +15,7 @@ mod process;
 mod proxy;
 mod requests;
 pub mod scrape;
+mod sizes;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +29,7 @@ use self::own::Own;
 use self::proxy::Proxy;
 pub use self::requests::Requests;
 use self::scrape::{Readings, Scrape, Scraper};
+use self::sizes::Sizes;
 use crate::apply::no_local::NoLocal;
 use crate::flows::Pass;
 use crate::model::triggers::{Pending, Trigger};
@@ -50,6 +53,7 @@ struct Inner {
     registry: Registry,
     proxy: Proxy,
     own: Own,
+    sizes: Sizes,
     requests: Requests,
     scraper: Mutex<Scraper>,
     /// The last whole pass over the flow tables; apart from the scraper, whose lock is held while
@@ -69,6 +73,7 @@ impl Metrics {
         let inner = Inner {
             proxy: Proxy::new(&registry)?,
             own: Own::new(&registry)?,
+            sizes: Sizes::new(&registry)?,
             requests: Requests::new(&registry)?,
             scraper: Mutex::default(),
             pass: Mutex::default(),
@@ -84,7 +89,7 @@ impl Metrics {
     /// it where a thread may block (`tokio::task::spawn_blocking`).
     pub fn render(&self) -> String {
         let scrape = self.scrape();
-        self.inner.own.set_rooms(&scrape.rooms);
+        self.inner.sizes.set_rooms(&scrape.rooms);
         let mut families = self.inner.registry.gather();
         families.extend(process::families(self.tasks()));
         families.extend(scrape.families);
@@ -140,8 +145,8 @@ impl Metrics {
             _ => return,
         };
         match kind {
-            Kind::Service => self.inner.proxy.service_changes.inc(),
-            Kind::EndpointSlice => self.inner.proxy.endpoint_changes.inc(),
+            Kind::Service => self.inner.proxy.changes.services.inc(),
+            Kind::EndpointSlice => self.inner.proxy.changes.endpoints.inc(),
             Kind::Node | Kind::ServiceCidr => {}
         }
     }
@@ -156,8 +161,8 @@ impl Metrics {
     }
 
     fn set_pending(&self, pending: Pending) {
-        self.inner.proxy.service_changes_pending.set(count(pending.services));
-        self.inner.proxy.endpoint_changes_pending.set(count(pending.slices));
+        self.inner.proxy.changes.services_pending.set(count(pending.services));
+        self.inner.proxy.changes.endpoints_pending.set(count(pending.slices));
     }
 
     /// A round was carried out. It is one for both families.
@@ -189,7 +194,7 @@ impl Metrics {
 
     /// How full the maps are that plans fill, and what is in them.
     pub(crate) fn planned(&self, occupancy: &Occupancy, no_local: &NoLocal) {
-        self.inner.own.set_occupancy(occupancy);
+        self.inner.sizes.set_occupancy(occupancy);
         self.inner.proxy.set_no_local(no_local);
     }
 
@@ -203,7 +208,7 @@ impl Metrics {
             took.observe(swept.took.as_secs_f64());
             self.inner.own.swept.with_label_values(&[family]).inc_by(swept.removed());
         }
-        self.inner.own.set_rooms(&pass.rooms());
+        self.inner.sizes.set_rooms(&pass.rooms());
         *self.inner.pass.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(pass);
     }
 

@@ -5,7 +5,6 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, Res
 
 use super::IP_FAMILIES;
 use super::instruments::Instruments;
-use crate::plan::occupancy::{MapRoom, Occupancy};
 
 pub(super) struct Own {
     pub(super) ready: IntGauge,
@@ -16,12 +15,6 @@ pub(super) struct Own {
     pub(super) swept: IntCounterVec,
     canary_checks: IntCounterVec,
     canary_ok: IntGaugeVec,
-    map_entries: IntGaugeVec,
-    map_size: IntGaugeVec,
-    service_ports: IntGauge,
-    services: IntGauge,
-    frontends: IntGaugeVec,
-    backends: IntGaugeVec,
 }
 
 impl Own {
@@ -73,31 +66,6 @@ impl Own {
                 "1 if the last canary connection through the hook was translated",
                 &["hook"],
             )?,
-            map_entries: new.gauges(
-                "millrace_map_entries",
-                "Entries of a map that are in use; of maps of flows, at the last pass over them",
-                &["map"],
-            )?,
-            map_size: new.gauges(
-                "millrace_map_max_entries",
-                "Entries a map has room for",
-                &["map"],
-            )?,
-            service_ports: new.gauge(
-                "millrace_service_ports",
-                "Ports of Services that are served; the unit of load balancing",
-            )?,
-            services: new.gauge("millrace_services", "Services that are served")?,
-            frontends: new.gauges(
-                "millrace_frontends",
-                "Addresses and ports that are served",
-                &["ip_family"],
-            )?,
-            backends: new.gauges(
-                "millrace_backends",
-                "Endpoints that serve, counted once for each service port",
-                &["ip_family"],
-            )?,
         };
         own.begin();
         Ok(own)
@@ -113,7 +81,6 @@ impl Own {
         for family in IP_FAMILIES {
             self.swept.with_label_values(&[family]);
         }
-        self.set_occupancy(&Occupancy::default());
     }
 
     pub(super) fn canary(&self, hook: &str, ok: bool) {
@@ -126,24 +93,5 @@ impl Own {
     pub(super) fn set_total(&self, counter: &IntCounterVec, label: &str, total: u64) {
         let counter = counter.with_label_values(&[label]);
         counter.inc_by(total.saturating_sub(counter.get()));
-    }
-
-    /// How full these maps are.
-    pub(super) fn set_rooms(&self, maps: &[MapRoom]) {
-        for map in maps {
-            self.map_entries.with_label_values(&[map.name]).set(map.used.into());
-            self.map_size.with_label_values(&[map.name]).set(map.size.into());
-        }
-    }
-
-    pub(super) fn set_occupancy(&self, occupancy: &Occupancy) {
-        self.set_rooms(&occupancy.maps);
-        self.services.set(occupancy.services.into());
-        self.service_ports.set(occupancy.service_ports.into());
-        let counts = [occupancy.frontends, occupancy.backends];
-        for (gauge, [v4, v6]) in [&self.frontends, &self.backends].into_iter().zip(counts) {
-            gauge.with_label_values(&["IPv4"]).set(v4.into());
-            gauge.with_label_values(&["IPv6"]).set(v6.into());
-        }
     }
 }

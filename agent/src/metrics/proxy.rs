@@ -4,11 +4,11 @@
 //! duration; and what its conntrack reconciler deletes, our sweep of the flow tables does.
 
 use prometheus::{
-    GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, Result,
-    exponential_buckets,
+    GaugeVec, HistogramVec, IntCounterVec, IntGaugeVec, Registry, Result, exponential_buckets,
 };
 
 use super::IP_FAMILIES;
+use super::changes::Changes;
 use super::instruments::Instruments;
 use crate::apply::no_local::NoLocal;
 
@@ -24,10 +24,7 @@ pub(super) struct Proxy {
     pub(super) last_synced: GaugeVec,
     pub(super) last_queued: GaugeVec,
     pub(super) programming: HistogramVec,
-    pub(super) endpoint_changes_pending: IntGauge,
-    pub(super) endpoint_changes: IntCounter,
-    pub(super) service_changes_pending: IntGauge,
-    pub(super) service_changes: IntCounter,
+    pub(super) changes: Changes,
     pub(super) healthz: IntCounterVec,
     pub(super) livez: IntCounterVec,
     pub(super) reconciler_duration: HistogramVec,
@@ -62,22 +59,7 @@ impl Proxy {
                 &["ip_family"],
                 programming_buckets(),
             )?,
-            endpoint_changes_pending: new.gauge(
-                "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
-                "Changes of EndpointSlices that are not in the maps yet",
-            )?,
-            endpoint_changes: new.counter(
-                "kubeproxy_sync_proxy_rules_endpoint_changes_total",
-                "EndpointSlices that the source told of",
-            )?,
-            service_changes_pending: new.gauge(
-                "kubeproxy_sync_proxy_rules_service_changes_pending",
-                "Changes of Services that are not in the maps yet",
-            )?,
-            service_changes: new.counter(
-                "kubeproxy_sync_proxy_rules_service_changes_total",
-                "Services that the source told of",
-            )?,
+            changes: Changes::new(registry)?,
             healthz: new.counters("kubeproxy_proxy_healthz_total", HEALTHZ_HELP, &["code"])?,
             livez: new.counters("kubeproxy_proxy_livez_total", LIVEZ_HELP, &["code"])?,
             reconciler_duration: new.histograms(

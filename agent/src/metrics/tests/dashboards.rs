@@ -17,24 +17,8 @@ const OUTER_LABELS: &[&str] = &["job", "instance", "namespace", "pod", "cluster"
 const UP: &str = "up";
 
 /// What kube-prometheus and kubernetes-mixin ask of kube-proxy: the alert for it, the alerts about
-/// every client of the API server, and the dashboard `proxy.json`, with its variables filled in.
-const KUBE_PROMETHEUS: &[&str] = &[
-    r#"absent(up{job="kube-proxy"} == 1)"#,
-    r#"absent(up{job="kube-proxy"})"#,
-    r#"(sum by (cluster, instance, job, namespace) (rate(rest_client_requests_total{code=~"5.."}[5m])) / sum by (cluster, instance, job, namespace) (rate(rest_client_requests_total[5m]))) > 0.01"#,
-    r#"sum(up{cluster="$cluster", job="kube-proxy"})"#,
-    r#"sum(rate(kubeproxy_sync_proxy_rules_duration_seconds_count{cluster="$cluster", job="kube-proxy", instance=~"$instance"}[5m]))"#,
-    r#"histogram_quantile(0.99,rate(kubeproxy_sync_proxy_rules_duration_seconds_bucket{cluster="$cluster", job="kube-proxy", instance=~"$instance"}[5m]))"#,
-    r#"sum(rate(kubeproxy_network_programming_duration_seconds_count{cluster="$cluster", job="kube-proxy", instance=~"$instance"}[5m]))"#,
-    r#"histogram_quantile(0.99, sum(rate(kubeproxy_network_programming_duration_seconds_bucket{cluster="$cluster", job="kube-proxy", instance=~"$instance"}[5m])) by (instance, le))"#,
-    r#"sum(rate(rest_client_requests_total{cluster="$cluster", job="kube-proxy", instance=~"$instance",code=~"2.."}[5m]))"#,
-    r#"sum(rate(rest_client_requests_total{cluster="$cluster", job="kube-proxy", instance=~"$instance",code=~"5.."}[5m]))"#,
-    r#"histogram_quantile(0.99, sum(rate(rest_client_request_duration_seconds_bucket{cluster="$cluster", job="kube-proxy",instance=~"$instance",verb="POST"}[5m])) by (verb, url, le))"#,
-    r#"histogram_quantile(0.99, sum(rate(rest_client_request_duration_seconds_bucket{cluster="$cluster", job="kube-proxy",instance=~"$instance",verb="GET"}[5m])) by (verb, url, le))"#,
-    r#"process_resident_memory_bytes{cluster="$cluster", job="kube-proxy",instance=~"$instance"}"#,
-    r#"rate(process_cpu_seconds_total{cluster="$cluster", job="kube-proxy",instance=~"$instance"}[5m])"#,
-    r#"go_goroutines{cluster="$cluster", job="kube-proxy",instance=~"$instance"}"#,
-];
+/// every client of the API server, and the dashboard `proxy.json`; one expression a line.
+const KUBE_PROMETHEUS: &str = include_str!("kube_prometheus.promql");
 
 fn deploy(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(path)
@@ -192,7 +176,7 @@ fn each<'a>(outer: &'a Value, inner: &'a str) -> impl Iterator<Item = &'a Value>
 #[tokio::test]
 async fn kube_proxys_alerts_and_dashboards_find_what_they_ask_for() {
     let known = Known::of_a_busy_agent().await;
-    KUBE_PROMETHEUS.iter().for_each(|expression| known.check(expression));
+    KUBE_PROMETHEUS.lines().for_each(|expression| known.check(expression));
 }
 
 #[tokio::test]

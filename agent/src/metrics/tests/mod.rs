@@ -39,8 +39,10 @@ const C: &str = "0.005 0.025 0.1 0.25 0.5 1 2 4 8 15 30 60 +Inf";
 
 const FAMILIES: &str = "ip_family=IPv4 ip_family=IPv6";
 const CODES: &str = "code=200 code=503";
-const POLICIES: &str = "ip_family=IPv4,traffic_policy=external ip_family=IPv4,traffic_policy=internal \
-                        ip_family=IPv6,traffic_policy=external ip_family=IPv6,traffic_policy=internal";
+const POLICIES: &str = "ip_family=IPv4,traffic_policy=external \
+                        ip_family=IPv4,traffic_policy=internal \
+                        ip_family=IPv6,traffic_policy=external \
+                        ip_family=IPv6,traffic_policy=internal";
 
 /// Name, type, label sets, buckets.
 type Row = (&'static str, &'static str, &'static str, &'static str);
