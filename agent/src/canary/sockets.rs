@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use millrace_common::address::Family;
@@ -26,6 +26,10 @@ use crate::bpf::environment;
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
 /// How long to wait before another helper is started.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// How long an agent that stops waits for the helper to end.
+const STOP_WAIT: Duration = Duration::from_millis(500);
+/// How often it looks whether it has.
+const STOP_POLL: Duration = Duration::from_millis(2);
 /// Bytes of one of its lines.
 const LINE_BYTES_MAX: u64 = 16 * 1024;
 /// The helper's cgroup, below the one that is served.
@@ -84,9 +88,11 @@ impl Sockets {
     /// End the helper and remove its cgroup.
     pub fn stop(&mut self) {
         self.orders = None;
-        if let Some(thread) = self.thread.take() {
-            // It is told above, and no wait of its is long.
-            let _ = thread.join();
+        let Some(thread) = self.thread.take() else { return };
+        let begun = Instant::now();
+        // A helper that is in the middle of a check that fails would keep us; it ends with us.
+        while !thread.is_finished() && begun.elapsed() < STOP_WAIT {
+            std::thread::sleep(STOP_POLL);
         }
         let _ = fs::remove_dir(&self.cgroup);
     }

@@ -4,6 +4,7 @@
 //! [`core`] decides (pure), [`pages`] words it, [`servers`] keeps the two servers of the node,
 //! [`node_ports`] one for each Service with a healthCheckNodePort.
 
+pub mod configz;
 pub mod core;
 pub mod node_ports;
 pub mod notices;
