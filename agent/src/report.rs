@@ -1,15 +1,11 @@
 //! What the agent says about itself, left in the `report` map: all that `status` cannot read off
 //! the other maps.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
 use millrace_common::service::REPORT_BYTES;
 
-use crate::bpf::packet::Means;
-use crate::metrics::since_epoch;
-use crate::run::{Config, Source};
+use crate::canary::tally::Score;
 
 /// The report, as JSON in the map and in `status -o json`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -29,7 +25,7 @@ pub struct Report {
     pub started_at: u64,
     /// The initial lists are complete.
     pub synced: bool,
-    /// The first plan is carried out and every program is attached.
+    /// The first plan is carried out, every program is attached, and the canary is translated.
     pub ready: bool,
     /// Map writes since the start.
     pub ops: u64,
@@ -43,6 +39,8 @@ pub struct Report {
     pub repaired_hooks: u64,
     /// The same for hooks of devices.
     pub repaired_device_hooks: u64,
+    /// The canary's score, hook by hook.
+    pub canary: Vec<Score>,
     /// Services that are not served as asked, or not at all.
     pub conditions: Vec<Condition>,
     /// Conditions that did not fit in here.
@@ -71,29 +69,6 @@ pub enum Severity {
 }
 
 impl Report {
-    /// What an agent says before anything is served.
-    pub fn first(config: &Config, cgroup_root: &Path, means: Means) -> Self {
-        let source = match &config.source {
-            Source::Manifests(directory) => format!("manifests in {}", directory.display()),
-            Source::Kubernetes { kubeconfig: Some(path), api_server: None } => {
-                format!("Kubernetes API of {}", path.display())
-            }
-            Source::Kubernetes { api_server: Some(url), .. } => format!("Kubernetes API at {url}"),
-            Source::Kubernetes { .. } => "Kubernetes API, in-cluster".to_owned(),
-        };
-        Report {
-            version: env!("MILLRACE_VERSION").to_owned(),
-            pid: std::process::id(),
-            node_name: config.node_name.clone(),
-            source,
-            cgroup_root: cgroup_root.display().to_string(),
-            sockets_off: !config.policy.socket_lb,
-            device_hooks: means.name().to_owned(),
-            started_at: since_epoch().as_secs(),
-            ..Report::default()
-        }
-    }
-
     /// The report as JSON that fits in the map; conditions that do not are counted instead.
     pub fn to_json(&self) -> String {
         let mut report = self.clone();

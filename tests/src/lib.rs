@@ -21,6 +21,7 @@ pub mod manifest;
 pub mod packet;
 pub mod privileges;
 pub mod probe;
+pub mod scrape;
 pub mod wait;
 pub mod wire;
 pub mod world;

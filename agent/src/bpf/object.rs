@@ -12,6 +12,7 @@ use aya::programs::{
 use aya::{EbpfLoader, include_bytes_aligned};
 use aya_obj::generated::bpf_attach_type;
 
+use super::flows::FlowStore;
 use super::node_maps::NodeMaps;
 use super::pins::Pins;
 use super::readings::MapReadings;
@@ -99,6 +100,11 @@ impl Object {
     /// The maps once more, for whoever reads them beside the loop.
     pub fn readings(&self) -> Result<MapReadings, MapError> {
         MapReadings::open(&self.directory)
+    }
+
+    /// The maps that packets fill.
+    pub fn flow_maps(&self) -> Result<FlowStore, MapError> {
+        FlowStore::open(&self.directory)
     }
 
     /// Load everything. Maps already pinned are used again if they have the shape that the settings

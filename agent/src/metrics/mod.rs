@@ -31,6 +31,7 @@ pub use self::requests::Requests;
 use self::scrape::{Readings, Scrape, Scraper};
 use self::sizes::Sizes;
 use crate::apply::no_local::NoLocal;
+use crate::canary::tally::Check;
 use crate::flows::Pass;
 use crate::model::triggers::{Pending, Trigger};
 use crate::plan::occupancy::Occupancy;
@@ -132,9 +133,12 @@ impl Metrics {
         self.inner.proxy.livez.with_label_values(&[code.to_string()]).inc();
     }
 
-    /// A canary connection was led through a hook, or was not.
-    pub fn canary(&self, hook: &str, ok: bool) {
-        self.inner.own.canary(hook, ok);
+    /// The canary was sent through some hooks.
+    pub fn canary_checked(&self, checks: &[Check]) {
+        for check in checks {
+            let family = crate::model::family_name(check.family);
+            self.inner.own.canary(&check.hook, family, check.error.is_none());
+        }
     }
 
     /// The source said something.

@@ -59,12 +59,12 @@ impl Own {
             canary_checks: new.counters(
                 "millrace_canary_checks_total",
                 "Canary connections through each hook, by result",
-                &["hook", "result"],
+                &["hook", "ip_family", "result"],
             )?,
             canary_ok: new.gauges(
                 "millrace_canary_ok",
                 "1 if the last canary connection through the hook was translated",
-                &["hook"],
+                &["hook", "ip_family"],
             )?,
         };
         own.begin();
@@ -83,10 +83,10 @@ impl Own {
         }
     }
 
-    pub(super) fn canary(&self, hook: &str, ok: bool) {
+    pub(super) fn canary(&self, hook: &str, family: &str, ok: bool) {
         let result = if ok { "ok" } else { "failed" };
-        self.canary_checks.with_label_values(&[hook, result]).inc();
-        self.canary_ok.with_label_values(&[hook]).set(i64::from(ok));
+        self.canary_checks.with_label_values(&[hook, family, result]).inc();
+        self.canary_ok.with_label_values(&[hook, family]).set(i64::from(ok));
     }
 
     /// Bring a counter to a total that is counted elsewhere.

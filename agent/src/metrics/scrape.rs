@@ -18,6 +18,7 @@ use super::backends::{Load, Loads};
 use super::family::Family;
 use super::ledger::Ledger;
 pub use super::ledger::SERVICE_PORTS_MAX;
+use crate::canary::rows::is_canary;
 use crate::flows::{FamilyPass, Pass};
 use crate::plan::occupancy::MapRoom;
 
@@ -179,7 +180,7 @@ fn ports(ledger: &Ledger) -> [Family; 2] {
         opened.add(&labels, traffic.opened);
         failed.add(&labels, traffic.failed);
     };
-    for (row, traffic) in ledger.own() {
+    for (row, traffic) in ledger.own().filter(|(row, _)| !is_canary(row)) {
         add(port_labels(row), *traffic);
     }
     if let Some(rest) = ledger.rest() {
@@ -246,7 +247,9 @@ fn backends(maps: &dyn Readings, loads: &Loads) -> Result<[Family; 2]> {
         }
         // A service that went this very moment.
         let Some(Some(row)) = names.get(service) else { continue };
-        add(port_labels(row), &address.to_string(), *load);
+        if !is_canary(row) {
+            add(port_labels(row), &address.to_string(), *load);
+        }
     }
     add([OTHER; 4], OTHER, loads.rest);
     let help = "Connected sockets and flows of packets whose backend is gone: TCP connections are \

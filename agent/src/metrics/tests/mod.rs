@@ -17,6 +17,7 @@ use millrace_common::traffic::Traffic;
 use super::scrape::{BackendKey, BackendPlace, Readings, Sockets};
 use super::{IP_FAMILIES, Metrics, since_epoch};
 use crate::apply::no_local::{ByPolicy, NoLocal};
+use crate::canary::tally::Check;
 use crate::flows::Pass;
 use crate::flows::sweep::TableCounts;
 use crate::model::triggers::{Pending, Trigger};
@@ -182,8 +183,12 @@ fn busy() -> Metrics {
     metrics.synced(Duration::from_millis(3), 12);
     metrics.sync_failed();
     metrics.swept(pass());
-    metrics.canary("connect4", true);
-    metrics.canary("connect4", false);
+    let check = |error: Option<&str>| Check {
+        hook: "connect4".to_owned(),
+        family: Family::V4,
+        error: error.map(str::to_owned),
+    };
+    metrics.canary_checked(&[check(None), check(Some("refused"))]);
     let condition = |severity| Condition {
         severity,
         about: "Service shop/web".to_owned(),
@@ -258,9 +263,12 @@ fn what_was_recorded_is_what_is_shown() {
         ("millrace_conditions{severity=\"refused\"}", 1.0),
         ("millrace_conditions{severity=\"warning\"}", 0.0),
         ("millrace_hooks_repaired_total{path=\"socket\"}", 3.0),
-        ("millrace_canary_checks_total{hook=\"connect4\",result=\"ok\"}", 1.0),
-        ("millrace_canary_checks_total{hook=\"connect4\",result=\"failed\"}", 1.0),
-        ("millrace_canary_ok{hook=\"connect4\"}", 0.0),
+        ("millrace_canary_checks_total{hook=\"connect4\",ip_family=\"IPv4\",result=\"ok\"}", 1.0),
+        (
+            "millrace_canary_checks_total{hook=\"connect4\",ip_family=\"IPv4\",result=\"failed\"}",
+            1.0,
+        ),
+        ("millrace_canary_ok{hook=\"connect4\",ip_family=\"IPv4\"}", 0.0),
         ("millrace_map_entries{map=\"flows_v4\"}", 8.0),
         ("millrace_map_max_entries{map=\"flows_v4\"}", 100.0),
         ("millrace_map_entries{map=\"affinity\"}", 4.0),
