@@ -14,7 +14,7 @@ use millrace_common::row::Row;
 use millrace_common::service::ServiceRow;
 use millrace_common::traffic::Traffic;
 
-use super::map::{Map, MapError};
+use super::map::{Cursor, Map, MapError};
 use super::store::Store;
 use crate::metrics::scrape::{BackendKey, BackendPlace, Readings, Sockets};
 use crate::plan::occupancy::MapRoom;
@@ -25,6 +25,7 @@ pub struct MapReadings {
     services: Map,
     backends_v4: Map,
     backends_v6: Map,
+    traffic: Map,
     peers: Map,
     affinity: Map,
     fragments_v4: Map,
@@ -40,6 +41,7 @@ impl MapReadings {
             services: open("services")?,
             backends_v4: open("backends_v4")?,
             backends_v6: open("backends_v6")?,
+            traffic: open("traffic")?,
             peers: open("peers")?,
             affinity: open("affinity")?,
             fragments_v4: open("fragments_v4")?,
@@ -53,8 +55,22 @@ impl Readings for MapReadings {
         Ok(self.store.counters()?)
     }
 
-    fn traffic(&self) -> Result<Vec<(u32, Traffic)>> {
-        Ok(self.store.traffic()?)
+    fn traffic(&self, end: u32) -> Result<Vec<(u32, Traffic)>> {
+        let mut rows = Vec::new();
+        let mut cursor = Cursor::default();
+        let mut done = false;
+        while !done {
+            let mut last = 0;
+            done = self.traffic.step(&mut cursor, |id: u32, row: Traffic| {
+                last = id;
+                if id < end && row != Traffic::default() {
+                    rows.push((id, row));
+                }
+            })?;
+            // An array is read in the order of its indexes.
+            done |= last >= end;
+        }
+        Ok(rows)
     }
 
     fn service(&self, id: u32) -> Result<Option<ServiceRow>> {

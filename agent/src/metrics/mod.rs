@@ -19,6 +19,7 @@ mod sizes;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -57,6 +58,8 @@ struct Inner {
     sizes: Sizes,
     requests: Requests,
     scraper: Mutex<Scraper>,
+    /// See [`Occupancy::service_ids_end`]; 0: not known, and all counts are looked at.
+    service_ids_end: AtomicU32,
     /// The last whole pass over the flow tables; apart from the scraper, whose lock is held while
     /// maps are read.
     pass: Mutex<Arc<Pass>>,
@@ -77,6 +80,7 @@ impl Metrics {
             sizes: Sizes::new(&registry)?,
             requests: Requests::new(&registry)?,
             scraper: Mutex::default(),
+            service_ids_end: AtomicU32::new(0),
             pass: Mutex::default(),
             runtime: Handle::try_current().ok(),
             registry,
@@ -106,7 +110,7 @@ impl Metrics {
     fn scrape(&self) -> Scrape {
         let pass = Arc::clone(&self.inner.pass.lock().unwrap_or_else(PoisonError::into_inner));
         let mut scraper = self.inner.scraper.lock().unwrap_or_else(PoisonError::into_inner);
-        scraper.scrape(&pass)
+        scraper.scrape(&pass, self.inner.service_ids_end.load(Ordering::Relaxed))
     }
 
     fn tasks(&self) -> Option<usize> {
@@ -199,6 +203,7 @@ impl Metrics {
     /// How full the maps are that plans fill, and what is in them.
     pub(crate) fn planned(&self, occupancy: &Occupancy, no_local: &NoLocal) {
         self.inner.sizes.set_occupancy(occupancy);
+        self.inner.service_ids_end.store(occupancy.service_ids_end, Ordering::Relaxed);
         self.inner.proxy.set_no_local(no_local);
     }
 

@@ -38,8 +38,8 @@ const BACKEND_LABELS: &[&str] =
 pub trait Readings: Send {
     /// Each outcome's count.
     fn counters(&self) -> Result<Vec<(Counter, u64)>>;
-    /// What service ports have had to do, those left out that had nothing.
-    fn traffic(&self) -> Result<Vec<(u32, Traffic)>>;
+    /// What service ports with ids below `end` have had to do, those left out that had nothing.
+    fn traffic(&self, end: u32) -> Result<Vec<(u32, Traffic)>>;
     /// A service port's name.
     fn service(&self, id: u32) -> Result<Option<ServiceRow>>;
     /// Connected sockets.
@@ -91,7 +91,7 @@ impl Scraper {
     }
 
     /// What the maps say now, or said a moment ago.
-    pub(super) fn scrape(&mut self, pass: &Pass) -> Scrape {
+    pub(super) fn scrape(&mut self, pass: &Pass, service_ids_end: u32) -> Scrape {
         if let Some((at, scrape)) = &self.last
             && at.elapsed() < REUSE
         {
@@ -101,7 +101,8 @@ impl Scraper {
             return Scrape::default();
         };
         let begun = Instant::now();
-        let mut scrape = self.read(maps.as_ref(), pass).unwrap_or_else(|error| {
+        let ids_end = if service_ids_end == 0 { u32::MAX } else { service_ids_end };
+        let mut scrape = self.read(maps.as_ref(), pass, ids_end).unwrap_or_else(|error| {
             // Said once, counted always.
             if self.failures == 0 {
                 tracing::warn!("cannot read the maps for metrics: {error:#}");
@@ -125,10 +126,10 @@ impl Scraper {
         scrape
     }
 
-    fn read(&mut self, maps: &dyn Readings, pass: &Pass) -> Result<Scrape> {
+    fn read(&mut self, maps: &dyn Readings, pass: &Pass, ids_end: u32) -> Result<Scrape> {
         let sockets = maps.sockets()?;
         let mut families = Vec::from(outcomes(&maps.counters()?));
-        self.ledger.update(maps.traffic()?, |id| maps.service(id))?;
+        self.ledger.update(maps.traffic(ids_end)?, |id| maps.service(id))?;
         families.extend(ports(&self.ledger));
         families.extend(flows(pass, sockets.places));
         let loads = Loads::resolve(loads(&sockets, pass), |key| maps.backend(key))?;

@@ -12,6 +12,8 @@ pub struct Occupancy {
     pub services: u32,
     /// Their ports: rows of `services`.
     pub service_ports: u32,
+    /// The first service id that no port ever had: above it there are no counts.
+    pub service_ids_end: u32,
     /// Rows of `frontends_v4` and `frontends_v6`.
     pub frontends: [u32; 2],
     /// Rows of `backends_v4` and `backends_v6` that are not gone.
@@ -65,6 +67,7 @@ impl Planner {
             ],
             services: rows(self.services.len()),
             service_ports: services,
+            service_ids_end: pools.services.next(),
             frontends,
             backends,
         }

@@ -142,7 +142,7 @@ impl Readings for Maps {
     fn counters(&self) -> Result<Vec<(Counter, u64)>> {
         Ok(Counter::ALL.into_iter().map(|counter| (counter, counter as u64 + 1)).collect())
     }
-    fn traffic(&self) -> Result<Vec<(u32, Traffic)>> {
+    fn traffic(&self, _: u32) -> Result<Vec<(u32, Traffic)>> {
         Ok(vec![(1, Traffic { opened: 7, failed: 2 })])
     }
     fn service(&self, _: u32) -> Result<Option<ServiceRow>> {
@@ -363,7 +363,7 @@ impl Readings for Broken {
     fn counters(&self) -> Result<Vec<(Counter, u64)>> {
         anyhow::bail!("gone")
     }
-    fn traffic(&self) -> Result<Vec<(u32, Traffic)>> {
+    fn traffic(&self, _: u32) -> Result<Vec<(u32, Traffic)>> {
         anyhow::bail!("gone")
     }
     fn service(&self, _: u32) -> Result<Option<ServiceRow>> {
