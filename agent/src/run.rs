@@ -13,8 +13,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::apply::Reconciler;
 use self::serving::Serving;
+use crate::apply::Reconciler;
 use crate::bpf::environment;
 use crate::bpf::object::{FlowCapacity, Object, Settings};
 use crate::bpf::packet::Means;
@@ -314,8 +314,7 @@ impl Agent {
     /// without addresses all NodePorts would go. The Node is waited for, but not for ever.
     fn may_plan(&mut self) -> bool {
         let is_canary_placed = self.serving.place_canary(&mut self.model);
-        is_canary_placed
-            && self.model.is_synced() && self.knows_addresses && self.is_node_settled()
+        is_canary_placed && self.model.is_synced() && self.knows_addresses && self.is_node_settled()
     }
 
     /// Tell the packet path what it must know of this node.

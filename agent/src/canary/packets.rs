@@ -44,10 +44,7 @@ pub fn cases(family: Family, ethernet: bool) -> [Case; 2] {
         frame: frame(given.0, given.1, ethernet),
         expected: frame(expected.0, expected.1, ethernet),
     };
-    [
-        case((client, frontend), (client, backend)),
-        case((backend, client), (frontend, client)),
-    ]
+    [case((client, frontend), (client, backend)), case((backend, client), (frontend, client))]
 }
 
 /// The rows that the request leaves, to be removed: nobody shall see flows of ours.

@@ -73,7 +73,8 @@ pub fn desired(ports: Ports) -> Desired {
         socket("tcp", Protocol::Tcp, ports.tcp4, ports.tcp6),
         socket("udp", Protocol::Udp, ports.udp4, ports.udp6),
     ];
-    let served = |port: &DesiredPort| !port.v4.frontends.is_empty() || !port.v6.frontends.is_empty();
+    let served =
+        |port: &DesiredPort| !port.v4.frontends.is_empty() || !port.v6.frontends.is_empty();
     let name = ObjectName::new("", NAME);
     Desired {
         ports: sockets.into_iter().filter(served).chain([packet]).collect(),
@@ -153,4 +154,3 @@ pub fn hide(snapshot: &mut Snapshot) {
     snapshot.backends_v4.retain(|(_, row)| !ids.contains(&row.service));
     snapshot.backends_v6.retain(|(_, row)| !ids.contains(&row.service));
 }
-

@@ -160,9 +160,13 @@ impl NodePorts {
     /// Close what is not wanted, or is wanted elsewhere.
     async fn close_others(&mut self, goal: &BTreeMap<(ObjectName, Family), (Vec<Place>, usize)>) {
         type Key = (ObjectName, Family);
-        let stays = |key: &Key, open: &Open| goal.get(key).is_some_and(|(at, _)| *at == open.places);
-        let closed: Vec<Open> =
-            self.open.extract_if(.., |key, open: &mut Open| !stays(key, open)).map(|(_, open)| open).collect();
+        let stays =
+            |key: &Key, open: &Open| goal.get(key).is_some_and(|(at, _)| *at == open.places);
+        let closed: Vec<Open> = self
+            .open
+            .extract_if(.., |key, open: &mut Open| !stays(key, open))
+            .map(|(_, open)| open)
+            .collect();
         for open in closed {
             open.close().await;
         }

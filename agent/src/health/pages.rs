@@ -53,8 +53,7 @@ fn page(verdict: &Verdict, ok: bool, node_eligible: Option<bool>) -> Page {
     let last_updated = if ok { verdict.now } else { verdict.last_updated };
     let mut status = Families::default();
     for of in &verdict.families {
-        let health =
-            FamilyHealth { last_updated: time(of.last_updated), healthy: of.healthy };
+        let health = FamilyHealth { last_updated: time(of.last_updated), healthy: of.healthy };
         match of.family {
             Family::V4 => status.v4 = Some(health),
             Family::V6 => status.v6 = Some(health),
@@ -102,4 +101,3 @@ fn time(moment: Moment) -> String {
         .and_then(|seconds| Timestamp::new(seconds, i32::try_from(wall.subsec_nanos()).ok()?).ok());
     timestamp.unwrap_or_default().to_string()
 }
-

@@ -64,10 +64,8 @@ pub async fn serve(listener: Listener, pages: Pages) {
 /// One connection. What goes wrong with it is its client's matter.
 async fn converse(stream: TcpStream, pages: Pages) {
     let service = service_fn(|request: http::Request<Incoming>| {
-        let asked = Request {
-            method: request.method().clone(),
-            path: request.uri().path().to_owned(),
-        };
+        let asked =
+            Request { method: request.method().clone(), path: request.uri().path().to_owned() };
         let answer = response(pages(&asked));
         async move { Ok::<_, Infallible>(answer) }
     });

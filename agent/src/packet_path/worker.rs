@@ -140,7 +140,8 @@ impl Worker {
         if !self.wanted.canary || !is_known {
             return;
         }
-        let served = self.served.iter().filter(|(_, served)| served.hooks.iter().all(Option::is_some));
+        let served =
+            self.served.iter().filter(|(_, served)| served.hooks.iter().all(Option::is_some));
         let devices = served.map(|(index, served)| (*index, served.ethernet)).collect();
         self.canary.check_if_due(&self.hooks, &devices);
     }

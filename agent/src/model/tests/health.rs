@@ -104,11 +104,7 @@ fn ready_addresses_on_this_node_are_counted_once() {
         ("one", json!([here("10.0.0.1", ready.clone()), elsewhere]), 1),
         ("unready", json!([here("10.0.0.1", json!({"ready": false}))]), 0),
         ("terminating", json!([here("10.0.0.1", terminating.clone())]), 0),
-        (
-            "one of two",
-            json!([here("10.0.0.1", terminating), here("10.0.0.2", ready.clone())]),
-            1,
-        ),
+        ("one of two", json!([here("10.0.0.1", terminating), here("10.0.0.2", ready.clone())]), 1),
         ("nothing said", json!([here("10.0.0.1", json!({})), here("10.0.0.2", json!({}))]), 2),
     ];
     for (what, endpoints, count) in rows {
