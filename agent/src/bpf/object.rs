@@ -12,6 +12,7 @@ use aya::programs::{
 use aya::{EbpfLoader, include_bytes_aligned};
 use aya_obj::generated::bpf_attach_type;
 
+use super::flows::FlowStore;
 use super::node_maps::NodeMaps;
 use super::pins::Pins;
 use super::store::{MAP_NAMES, MapError, Store};
@@ -93,6 +94,11 @@ impl Object {
     /// The maps that say what the node and its devices are.
     pub fn node_maps(&self) -> Result<NodeMaps, MapError> {
         NodeMaps::open(&self.directory)
+    }
+
+    /// The maps that packets fill.
+    pub fn flow_maps(&self) -> Result<FlowStore, MapError> {
+        FlowStore::open(&self.directory)
     }
 
     /// Load everything. Maps already pinned are used again if they have the shape that the settings

@@ -230,6 +230,14 @@ pub fn map_shape(map: BorrowedFd<'_>) -> io::Result<MapShape> {
     })
 }
 
+/// A program's id.
+pub fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: plain integers; zero is valid, and asks for none of the lists.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    obj_info(program, &mut info)?;
+    Ok(info.id)
+}
+
 /// How many instructions the verifier walked through to accept a program; not told below Linux
 /// 5.16.
 pub fn verified_instructions(program: BorrowedFd<'_>) -> io::Result<Option<u32>> {
