@@ -22,9 +22,8 @@ use crate::bpf::pins::{Lock, Pins};
 use crate::devices::Device;
 use crate::flows::Sweeper;
 use crate::health::servers::Addresses;
-use crate::metrics::{self, Metrics};
+use crate::metrics::Metrics;
 use crate::model::Model;
-use crate::model::triggers::Trigger;
 use crate::net;
 use crate::packet_path::{Facts, PacketPath};
 use crate::plan::op::Capacity;
@@ -287,8 +286,7 @@ impl Agent {
             knows_addresses: false,
             lock,
         };
-        agent.model.measure_from(metrics::since_epoch());
-        agent.metrics.read_maps(Box::new(agent.object.readings()?));
+        agent.begin_metrics()?;
         // The maps have been serving: bring their programs up to date at once. New maps are
         // attached when they are filled.
         if agent.object.adopted {
@@ -339,9 +337,7 @@ impl Agent {
     /// Apply what is dirty.
     fn reconcile(&mut self) {
         self.update_packet_path();
-        if self.model.has_dirty() {
-            self.metrics.queued(self.model.pending());
-        }
+        self.count_queued();
         if !self.may_plan() {
             return;
         }
@@ -392,10 +388,7 @@ impl Agent {
                 self.report.ops += round.ops as u64;
                 self.serving.applied(&self.model, &self.reconciler);
                 let elapsed = begun.elapsed();
-                self.metrics.synced(elapsed, round.ops);
-                let programmed = self.programmed();
-                self.metrics.programmed(&programmed);
-                self.metrics.planned(&self.reconciler.occupancy(), &self.reconciler.no_local());
+                self.count_round(&round, elapsed);
                 tracing::debug!(services = round.services, ops = round.ops, ?elapsed, "applied");
             }
             Err(error) => {
@@ -405,13 +398,6 @@ impl Agent {
                 tracing::error!("applying failed, will read the maps back and retry: {error:#}");
             }
         }
-    }
-
-    /// The changes that are served now; of Services that do not fit, none is.
-    fn programmed(&mut self) -> Vec<Trigger> {
-        let mut triggers = self.model.take_triggers();
-        triggers.retain(|trigger| !self.reconciler.is_refused(&trigger.service));
-        triggers
     }
 
     /// The first plan is carried out: let sockets use it, and say so.
@@ -465,8 +451,7 @@ impl Agent {
         let mended = self.socket_path.mend_hooks(&self.object, &self.pins);
         self.news |= mended > 0;
         self.report.repaired_hooks += mended;
-        self.news |= self.flows.tick(&self.object.store.flows);
-        self.flows.take_pass().into_iter().for_each(|pass| self.metrics.swept(pass));
+        self.news |= self.sweep_flows();
         if self.applied && self.ticks.is_multiple_of(HOOK_TICKS) {
             self.socket_path.look_at_hooks(&self.pins);
         }

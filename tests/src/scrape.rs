@@ -54,7 +54,7 @@ impl Scrape {
         Ok(scrape)
     }
 
-    /// The sum of a metric's samples that have all these labels, written `name="value"`; none: there
+    /// The sum of samples of a metric that have all these labels, as `name="value"`; none: there
     /// are no such samples.
     pub fn sum(&self, name: &str, labels: &[&str]) -> Option<f64> {
         let of_name = |series: &str| {

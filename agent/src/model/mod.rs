@@ -15,6 +15,7 @@ mod node;
 pub mod problem;
 mod service;
 mod slice;
+mod slices;
 pub mod sources;
 #[cfg(test)]
 mod tests;
@@ -33,9 +34,9 @@ pub use self::node::NodeFacts;
 use self::node::{Changed, Node};
 use self::problem::{Problem, Reading};
 use self::service::Service;
+use self::slice::Slice;
 pub use self::slice::family_name;
-use self::slice::{Context, Slice};
-use self::triggers::{Pending, Trigger, Triggers};
+use self::triggers::{Pending, Triggers};
 use self::zones::Zones;
 use crate::settings::{NodePortAddresses, Policy};
 use crate::source::{Event, Kind, Object, ObjectName, slim};
@@ -387,56 +388,6 @@ impl Model {
             self.dirty.insert(Arc::clone(name));
         }
         self.drop_if_empty(name);
-    }
-
-    fn apply_slice(&mut self, object: &slim::EndpointSlice) {
-        let name = scoped(Kind::EndpointSlice, object.metadata.object_name());
-        let Some(service) = slice::service_of(object, &name.namespace) else {
-            return self.delete(Kind::EndpointSlice, &name);
-        };
-        let name = self.shared(Kind::EndpointSlice, &name);
-        let service = self.shared(Kind::Service, &service);
-        let mut reading = Reading::new(Kind::EndpointSlice, Arc::clone(&name));
-        let context =
-            Context { node_name: &self.node_name, zones: &mut self.zones, reading: &mut reading };
-        let slice = Slice::read(object, Arc::clone(&service), context);
-        let at = triggers::time_of(object, &mut reading);
-        let family = triggers::family_of(object);
-        let trigger = at.zip(family).map(|(at, family)| Trigger { service, family, at });
-        self.store_slice(&name, Some(slice), trigger);
-        self.store_problems(Kind::EndpointSlice, name, reading.finish());
-    }
-
-    fn store_slice(
-        &mut self,
-        name: &Arc<ObjectName>,
-        slice: Option<Slice>,
-        trigger: Option<Trigger>,
-    ) {
-        let list = self.slice_list.number;
-        let known = self.slices.get_mut(name);
-        match (known, &slice) {
-            (None, None) => return,
-            (Some(known), Some(slice)) if known.object == *slice => {
-                known.list = list;
-                return;
-            }
-            _ => {}
-        }
-        self.pending.slices += 1;
-        let old = self.slices.remove(name);
-        if let Some(old) = &old {
-            self.unlink(&old.object.service, name);
-        }
-        let Some(object) = slice else {
-            return self.triggers.drop_of(name);
-        };
-        let caused = trigger.as_ref().map(|trigger| trigger.at);
-        if let Some(trigger) = trigger.filter(|_| old.and_then(|old| old.trigger) != caused) {
-            self.triggers.add(name, trigger);
-        }
-        self.link(&object.service, name);
-        self.slices.insert(Arc::clone(name), Seen { object, list, trigger: caused });
     }
 
     /// The slice belongs to the service from now on.

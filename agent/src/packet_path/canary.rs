@@ -25,6 +25,8 @@ pub struct Canary {
     sent: Option<Instant>,
     /// The device it was last sent by, of those with an Ethernet header and of those without.
     last: [u32; 2],
+    /// It failed there: there it is sent again, until it does not or the device is gone.
+    failed: [bool; 2],
     /// It was sent at least once.
     pub checked: bool,
     /// What came of it.
@@ -34,7 +36,15 @@ pub struct Canary {
 impl Canary {
     /// Not sent yet.
     pub fn new(flows: FlowStore, metrics: Metrics) -> Self {
-        Self { flows, metrics, sent: None, last: [0; 2], checked: false, tally: Tally::default() }
+        Self {
+            flows,
+            metrics,
+            sent: None,
+            last: [0; 2],
+            failed: [false; 2],
+            checked: false,
+            tally: Tally::default(),
+        }
     }
 
     /// Send it by the next device of each kind, once a second. `devices`: those that have programs,
@@ -46,11 +56,18 @@ impl Canary {
         self.sent = Some(Instant::now());
         let mut checks = Vec::new();
         for (at, ethernet) in [(0, true), (1, false)] {
-            let Some(index) = next(devices, self.last[at], ethernet) else { continue };
+            let is_there = devices.get(&self.last[at]) == Some(&ethernet);
+            let index = match self.failed[at] && is_there {
+                true => Some(self.last[at]),
+                false => next(devices, self.last[at], ethernet),
+            };
+            let Some(index) = index else { continue };
+            let families = [Family::V4, Family::V6].into_iter();
+            let found: Vec<Check> =
+                families.flat_map(|family| self.send(hooks, index, ethernet, family)).collect();
             self.last[at] = index;
-            for family in [Family::V4, Family::V6] {
-                checks.extend(self.send(hooks, index, ethernet, family));
-            }
+            self.failed[at] = found.iter().any(|check| check.error.is_some());
+            checks.extend(found);
         }
         self.checked = true;
         self.metrics.canary_checked(&checks);

@@ -1,8 +1,12 @@
-//! What the agent says about itself in its report.
+//! What the agent says about itself, in its report and in metrics.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Result;
 
 use super::{Agent, Config, Source};
+use crate::apply::Round;
+use crate::metrics;
 use crate::packet_path::PacketPath;
 use crate::report::{Condition, Report, Severity};
 
@@ -31,6 +35,36 @@ impl Agent {
         let serving = serving.map(|(about, message)| warning(about, &message));
         let of_objects = refused.chain(conflicts).chain(objects);
         of_objects.chain(packets).chain(flows).chain(serving).collect()
+    }
+
+    /// From now on changes are measured, and maps may be read.
+    pub(super) fn begin_metrics(&mut self) -> Result<()> {
+        self.model.measure_from(metrics::since_epoch());
+        self.metrics.read_maps(Box::new(self.object.readings()?));
+        Ok(())
+    }
+
+    /// Changes wait.
+    pub(super) fn count_queued(&self) {
+        if self.model.has_dirty() {
+            self.metrics.queued(self.model.pending());
+        }
+    }
+
+    /// A round was carried out. Of what Services asked for that do not fit, nothing is served.
+    pub(super) fn count_round(&mut self, round: &Round, took: Duration) {
+        let mut triggers = self.model.take_triggers();
+        triggers.retain(|trigger| !self.reconciler.is_refused(&trigger.service));
+        self.metrics.synced(took, round.ops);
+        self.metrics.programmed(&triggers);
+        self.metrics.planned(&self.reconciler.occupancy(), &self.reconciler.no_local());
+    }
+
+    /// Go on with the sweep. True: there are other conditions than before.
+    pub(super) fn sweep_flows(&mut self) -> bool {
+        let news = self.flows.tick(&self.object.store.flows);
+        self.flows.take_pass().into_iter().for_each(|pass| self.metrics.swept(pass));
+        news
     }
 }
 

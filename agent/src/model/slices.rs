@@ -1,0 +1,63 @@
+//! EndpointSlices that come, change and go.
+
+use std::sync::Arc;
+
+use super::problem::Reading;
+use super::slice::{self, Context, Slice};
+use super::triggers::{self, Trigger};
+use super::{Model, Seen, scoped};
+use crate::source::{Kind, ObjectName, slim};
+
+impl Model {
+    /// The slice is as given.
+    pub(super) fn apply_slice(&mut self, object: &slim::EndpointSlice) {
+        let name = scoped(Kind::EndpointSlice, object.metadata.object_name());
+        let Some(service) = slice::service_of(object, &name.namespace) else {
+            return self.delete(Kind::EndpointSlice, &name);
+        };
+        let name = self.shared(Kind::EndpointSlice, &name);
+        let service = self.shared(Kind::Service, &service);
+        let mut reading = Reading::new(Kind::EndpointSlice, Arc::clone(&name));
+        let context =
+            Context { node_name: &self.node_name, zones: &mut self.zones, reading: &mut reading };
+        let slice = Slice::read(object, Arc::clone(&service), context);
+        let at = triggers::time_of(object, &mut reading);
+        let family = triggers::family_of(object);
+        let trigger = at.zip(family).map(|(at, family)| Trigger { service, family, at });
+        self.store_slice(&name, Some(slice), trigger);
+        self.store_problems(Kind::EndpointSlice, name, reading.finish());
+    }
+
+    /// It is kept like this, or not at all; its Service is dirty if that is another state.
+    pub(super) fn store_slice(
+        &mut self,
+        name: &Arc<ObjectName>,
+        slice: Option<Slice>,
+        trigger: Option<Trigger>,
+    ) {
+        let list = self.slice_list.number;
+        let known = self.slices.get_mut(name);
+        match (known, &slice) {
+            (None, None) => return,
+            (Some(known), Some(slice)) if known.object == *slice => {
+                known.list = list;
+                return;
+            }
+            _ => {}
+        }
+        self.pending.slices += 1;
+        let old = self.slices.remove(name);
+        if let Some(old) = &old {
+            self.unlink(&old.object.service, name);
+        }
+        let Some(object) = slice else {
+            return self.triggers.drop_of(name);
+        };
+        let caused = trigger.as_ref().map(|trigger| trigger.at);
+        if let Some(trigger) = trigger.filter(|_| old.and_then(|old| old.trigger) != caused) {
+            self.triggers.add(name, trigger);
+        }
+        self.link(&object.service, name);
+        self.slices.insert(Arc::clone(name), Seen { object, list, trigger: caused });
+    }
+}
