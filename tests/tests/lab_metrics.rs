@@ -1,9 +1,10 @@
 //! What Prometheus finds at the node: counts of what happened, and nothing that goes down.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use jiff::Timestamp;
 use millrace_tests::lab::{Families, Family, Lab, Place, address};
 use millrace_tests::manifest::{self, Endpoint, Object as _, Service, Slice};
@@ -11,7 +12,7 @@ use millrace_tests::probe::Held;
 use millrace_tests::scrape::Scrape;
 use millrace_tests::wait::{self, CHANGE_TIMEOUT};
 use millrace_tests::world::{Client, World, cluster_ip, reach, refused};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Dialogues that are counted.
 const DIALS: usize = 20;
@@ -90,6 +91,7 @@ fn changes_are_counted_measured_and_programmed() -> Result<()> {
     let builder = Lab::builder().pods("n1", &["client", "a"]).pods("n2", &["b"]);
     let mut world = World::new(builder.nodes(2))?;
     let before = Scrape::of(&node(&world))?;
+    let canarys = canarys_share(&mut world)?;
     let service = world.service("web", 1, &["n2/b"], Service::internal_local)?;
     for &family in world.lab.families() {
         wait_dropped(&world, family)?;
@@ -119,7 +121,11 @@ fn changes_are_counted_measured_and_programmed() -> Result<()> {
     }
     ensure!(after.value("kubeproxy_sync_proxy_rules_endpoint_changes_pending", &[])? == 0.0);
     ensure!(after.value("millrace_ready", &[])? == 1.0);
-    check_occupancy(&mut world)?;
+    wait::until("metrics and a dump of the maps to agree", CHANGE_TIMEOUT, || {
+        let now = canarys_share(&mut world)?;
+        ensure!(now == canarys, "{now:?} is the canary's, and was {canarys:?}");
+        Ok(())
+    })?;
     world.delete(&service)?;
     shows(&world, "nobody to need a local endpoint", |scrape| {
         Ok(scrape.value("kubeproxy_sync_proxy_rules_no_local_endpoints_total", &[])? == 0.0)
@@ -145,24 +151,23 @@ fn caused(mut slice: Slice, at: Timestamp) -> Slice {
     slice
 }
 
-/// What metrics say of the maps is what a full dump of them finds.
-fn check_occupancy(world: &mut World) -> Result<()> {
+/// What metrics say of the maps is what a full dump of them finds, and the canary's rows, which
+/// `status` keeps to itself: by map, entries and room that are the canary's.
+fn canarys_share(world: &mut World) -> Result<BTreeMap<String, (f64, f64)>> {
     let node = node(world);
-    let agent = world.agent("n1");
-    wait::until("metrics and a dump of the maps to agree", CHANGE_TIMEOUT, || {
-        let status = agent.status_json()?;
-        let scrape = Scrape::of(&node)?;
-        for map in status["maps"].as_array().into_iter().flatten() {
-            let name = map["name"].as_str().unwrap_or_default();
-            // Of flows there are none here; of sockets and half-open ones, nobody knows.
-            let label = format!("map=\"{name}\"");
-            let used = scrape.value("millrace_map_entries", &[&label])?;
-            ensure!(map["used"].as_f64() == Some(used), "{map}, but metrics say {used}");
-            let size = scrape.value("millrace_map_max_entries", &[&label])?;
-            ensure!(map["size"].as_f64() == Some(size), "{map}, but metrics say {size}");
-        }
-        Ok(())
-    })
+    let status = world.agent("n1").status_json()?;
+    let scrape = Scrape::of(&node)?;
+    let maps = status["maps"].as_array().context("maps")?;
+    let share = |map: &Value| -> Result<(String, (f64, f64))> {
+        let name = map["name"].as_str().context("a name")?;
+        let label = format!("map=\"{name}\"");
+        let more_than = |metric: &str, field: &str| -> Result<f64> {
+            Ok(scrape.value(metric, &[&label])? - map[field].as_f64().context("a number")?)
+        };
+        let used = more_than("millrace_map_entries", "used")?;
+        Ok((name.to_owned(), (used, more_than("millrace_map_max_entries", "size")?)))
+    };
+    maps.iter().map(share).collect()
 }
 
 #[test]
