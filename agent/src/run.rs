@@ -2,7 +2,8 @@
 //!
 //! The kernel goes on by itself: whatever happens here, what is pinned keeps translating.
 
-use std::path::PathBuf;
+mod configuration;
+
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
@@ -12,20 +13,22 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::apply::Reconciler;
 use crate::bpf::environment;
-use crate::bpf::object::{FlowCapacity, Object, Settings};
-use crate::bpf::packet::Means;
+use crate::bpf::object::{Object, Settings};
 use crate::bpf::pins::{Lock, Pins};
+use crate::config::finding::Findings;
+use crate::config::watch::Reloaded;
+use crate::config::{Effective, Source};
 use crate::devices::Device;
 use crate::flows::Sweeper;
 use crate::model::Model;
 use crate::net;
 use crate::packet_path::{Facts, PacketPath};
-use crate::plan::op::Capacity;
 use crate::report::{Condition, Report, Severity};
-use crate::settings::Policy;
 use crate::socket_path::SocketPath;
-use crate::source::kube::KubeConfig;
-use crate::source::{self, EVENT_QUEUE_EVENTS, Event};
+use crate::source::open::Opened;
+use crate::source::{EVENT_QUEUE_EVENTS, Event};
+
+use self::configuration::Configuration;
 
 /// How often it is looked whether the guard is needed.
 const TICK: Duration = Duration::from_millis(250);
@@ -43,50 +46,34 @@ const OWNER_POLL: Duration = Duration::from_millis(50);
 /// Events taken before a round, at most: a flood must not keep what is known from being applied.
 const EVENTS_PER_ROUND: usize = 65_536;
 
-/// Where objects come from.
-#[derive(Clone, Debug)]
-pub enum Source {
-    /// A directory of manifests.
-    Manifests(PathBuf),
-    /// A Kubernetes API.
-    Kubernetes {
-        /// `--kubeconfig`.
-        kubeconfig: Option<PathBuf>,
-        /// `--api-server`.
-        api_server: Option<String>,
-    },
+/// A configuration, what is to be said about it, and where changes of it come from.
+pub struct Start {
+    /// The configuration.
+    pub config: Effective,
+    /// What is to be said about it.
+    pub findings: Findings,
+    /// Changes of the file.
+    pub changes: mpsc::Receiver<Reloaded>,
 }
 
-/// What `millrace run` was told.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Where objects come from.
-    pub source: Source,
-    /// The Node's name.
-    pub node_name: String,
-    /// Where to attach; found if not given.
-    pub cgroup_root: Option<PathBuf>,
-    /// Where to pin; found if not given.
-    pub bpffs: Option<PathBuf>,
-    /// Sizes of the maps that plans fill.
-    pub capacity: Capacity,
-    /// Sizes of the maps that packets fill.
-    pub flows: FlowCapacity,
-    /// What is served, and how.
-    pub policy: Policy,
-    /// By what means programs are attached to devices; none: the best that the kernel has.
-    pub device_hooks: Option<Means>,
+/// Do what comes before serving, once: look at the node, load the programs, pin the maps.
+pub fn prepare(start: &Start) -> Result<()> {
+    let mut agent = Agent::start(start)?;
+    agent.leave();
+    Ok(())
 }
 
 /// Run until SIGTERM or SIGINT.
-pub async fn run(config: Config) -> Result<()> {
-    let source = open_source(&config).await?;
-    let mut agent = Agent::start(&config)?;
+pub async fn run(mut start: Start) -> Result<()> {
+    let mut source = start.config.source.clone();
+    let node_name = start.config.node_name.clone();
+    let opened = Opened::open(&source, &node_name).await?;
+    let mut agent = Agent::start(&start)?;
     let (events, mut queue) = mpsc::channel(EVENT_QUEUE_EVENTS);
     let (found, mut devices) = watch::channel(None);
     let mut follower = tokio::spawn(net::devices::follow(found));
     let mut packet_outcomes = agent.packet_path.outcomes();
-    let mut watcher = tokio::spawn(watch_source(source, config.node_name, events));
+    let mut watcher = tokio::spawn(opened.watch(node_name.clone(), events.clone()));
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut tick = interval(TICK);
@@ -107,6 +94,21 @@ pub async fn run(config: Config) -> Result<()> {
             Ok(()) = devices.changed() => {
                 let found = devices.borrow_and_update().clone();
                 found.into_iter().for_each(|devices| agent.take_devices(devices));
+            }
+            Some(reloaded) = start.changes.recv() => {
+                if let Some(wanted) = agent.reload(reloaded, &source) {
+                    match Opened::open(&wanted, &node_name).await {
+                        Ok(opened) => {
+                            // A full list follows, and with it what is no longer there goes.
+                            watcher.abort();
+                            agent.change_source(&wanted);
+                            let again = opened.watch(node_name.clone(), events.clone());
+                            watcher = tokio::spawn(again);
+                            source = wanted;
+                        }
+                        Err(error) => agent.configuration.failed(&format!("{error:#}")),
+                    }
+                }
             }
             ended = packet_outcomes.changed() => {
                 // What it was is read where it is needed.
@@ -131,48 +133,6 @@ fn bail_on(ended: Result<Result<()>, tokio::task::JoinError>, what: &str) -> Res
         Ok(Ok(())) => bail!("{what} ended"),
         Ok(Err(error)) => Err(error.context(format!("{what} failed"))),
         Err(error) => Err(anyhow::Error::new(error).context(format!("{what} crashed"))),
-    }
-}
-
-/// A source that can be followed.
-enum Opened {
-    Manifests(PathBuf),
-    Kubernetes(Box<kube::Client>),
-}
-
-/// See that the source can be reached at all, before anything in the kernel is touched. (An API
-/// server that does not answer can be: it will.)
-async fn open_source(config: &Config) -> Result<Opened> {
-    match &config.source {
-        Source::Manifests(directory) => {
-            std::fs::read_dir(directory).with_context(|| {
-                format!("--manifests {}: create it or name another", directory.display())
-            })?;
-            Ok(Opened::Manifests(directory.clone()))
-        }
-        Source::Kubernetes { kubeconfig, api_server } => {
-            let access = KubeConfig {
-                kubeconfig: kubeconfig.clone(),
-                api_server: api_server.clone(),
-                ..KubeConfig::in_cluster(config.node_name.clone())
-            };
-            Ok(Opened::Kubernetes(Box::new(source::kube::client(&access).await?)))
-        }
-    }
-}
-
-/// Follow the source until nobody listens.
-async fn watch_source(
-    source: Opened,
-    node_name: String,
-    events: mpsc::Sender<Event>,
-) -> Result<()> {
-    match source {
-        Opened::Manifests(directory) => source::files::watch(directory, events).await,
-        Opened::Kubernetes(client) => {
-            source::kube::watch(*client, &node_name, events).await;
-            Ok(())
-        }
     }
 }
 
@@ -216,11 +176,15 @@ struct Agent {
     swept: bool,
     knows_addresses: bool,
     lock: Lock,
+    configuration: Configuration,
+    /// When the last round ended.
+    last_round: Option<Instant>,
 }
 
 impl Agent {
     /// Find what is needed, become the owner, load, adopt what is pinned.
-    fn start(config: &Config) -> Result<Self> {
+    fn start(start: &Start) -> Result<Self> {
+        let config = &start.config;
         environment::check()?;
         environment::lift_memory_limit()?;
         let cgroup_root = environment::cgroup_root(config.cgroup_root.as_deref())?;
@@ -239,15 +203,17 @@ impl Agent {
         let mut object = Object::load(&pins, &settings)?;
         let reconciler = Reconciler::recover(&mut object.store)?;
         let packet_path = PacketPath::new(&object, &pins, &config.policy, config.device_hooks)?;
+        let mut model = Model::new(config.node_name.clone(), config.policy.clone());
+        model.guard_api_server(matches!(config.source, Source::Kubernetes { .. }));
         let mut agent = Self {
-            model: Model::new(config.node_name.clone(), config.policy.clone()),
+            model,
             reconciler,
             object,
             pins,
             report: first_report(config, &cgroup_root, &packet_path),
             socket_path: SocketPath::new(cgroup_root, config.policy.socket_lb),
             packet_path,
-            flows: Sweeper::default(),
+            flows: Sweeper::new(config.timeouts),
             reported: None,
             news: false,
             started: Instant::now(),
@@ -255,6 +221,8 @@ impl Agent {
             swept: false,
             knows_addresses: false,
             lock,
+            configuration: Configuration::new(config.clone(), &start.findings),
+            last_round: None,
         };
         // The maps have been serving: bring their programs up to date at once. New maps are
         // attached when they are filled.
@@ -295,7 +263,7 @@ impl Agent {
     /// Tell the packet path what it must know of this node.
     fn update_packet_path(&mut self) {
         self.packet_path.update(Facts {
-            node: self.model.node_facts().cloned(),
+            node: self.model.node_facts(),
             settled: self.is_node_settled(),
             services: self.model.service_networks(),
         });
@@ -311,7 +279,7 @@ impl Agent {
             self.swept = true;
             self.reconciler.mark_known(&mut self.model);
         }
-        if self.model.has_dirty() {
+        if self.model.has_dirty() && !self.is_too_soon() {
             let dropped = self.reconciler.drops();
             self.round();
             if self.report.ready && self.reconciler.drops() && !dropped {
@@ -321,6 +289,31 @@ impl Agent {
         if !self.report.ready {
             self.first_sync();
         }
+    }
+
+    /// The operator wants rounds to be further apart: the next tick comes by again.
+    fn is_too_soon(&self) -> bool {
+        let least = self.configuration.in_force().min_sync_period;
+        self.report.ready && self.last_round.is_some_and(|ended| ended.elapsed() < least)
+    }
+
+    /// The configuration file says something else. Some: another source, or the same one anew.
+    fn reload(&mut self, reloaded: Reloaded, source: &Source) -> Option<Source> {
+        self.news = true;
+        if !self.configuration.take(reloaded) {
+            return None;
+        }
+        let config = self.configuration.in_force();
+        self.flows.set_timeouts(config.timeouts);
+        self.packet_path.set_policy(config.policy.clone());
+        let lists_anew = self.model.set_policy(config.policy.clone());
+        (lists_anew || config.source != *source).then(|| config.source.clone())
+    }
+
+    fn change_source(&mut self, source: &Source) {
+        self.model.forget_source_conditions();
+        self.model.guard_api_server(matches!(source, Source::Kubernetes { .. }));
+        self.report.source.clone_from(&self.configuration.in_force().source_chosen);
     }
 
     fn round(&mut self) {
@@ -339,6 +332,7 @@ impl Agent {
                 tracing::error!("applying failed, will read the maps back and retry: {error:#}");
             }
         }
+        self.last_round = Some(Instant::now());
     }
 
     /// The first plan is carried out: let sockets use it, and say so.
@@ -439,7 +433,9 @@ impl Agent {
         let packets = self.packet_path.conditions();
         let packets = packets.into_iter().map(|(about, message)| warning(about, &message));
         let flows = self.flows.conditions();
-        refused.chain(conflicts).chain(objects).chain(packets).chain(flows).collect()
+        let configuration = self.configuration.conditions();
+        let all = refused.chain(conflicts).chain(objects).chain(packets).chain(flows);
+        all.chain(configuration).collect()
     }
 
     fn leave(&mut self) {
@@ -457,23 +453,15 @@ fn give_back_memory() {
 }
 
 fn first_report(
-    config: &Config,
+    config: &Effective,
     cgroup_root: &std::path::Path,
     packet_path: &PacketPath,
 ) -> Report {
-    let source = match &config.source {
-        Source::Manifests(directory) => format!("manifests in {}", directory.display()),
-        Source::Kubernetes { kubeconfig: Some(path), api_server: None } => {
-            format!("Kubernetes API of {}", path.display())
-        }
-        Source::Kubernetes { api_server: Some(url), .. } => format!("Kubernetes API at {url}"),
-        Source::Kubernetes { .. } => "Kubernetes API, in-cluster".to_owned(),
-    };
     Report {
         version: env!("MILLRACE_VERSION").to_owned(),
         pid: std::process::id(),
         node_name: config.node_name.clone(),
-        source,
+        source: config.source_chosen.clone(),
         cgroup_root: cgroup_root.display().to_string(),
         sockets_off: !config.policy.socket_lb,
         device_hooks: packet_path.means().name().to_owned(),
