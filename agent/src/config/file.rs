@@ -72,7 +72,9 @@ fn read(path: &Path) -> Result<String> {
         .read_to_end(&mut bytes)
         .with_context(|| format!("read the configuration {shown}"))?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        bail!("the configuration {shown} has more than {FILE_BYTES_MAX} bytes: is it the right one?");
+        bail!(
+            "the configuration {shown} has more than {FILE_BYTES_MAX} bytes: is it the right one?"
+        );
     }
     String::from_utf8(bytes).with_context(|| format!("the configuration {shown} is not text"))
 }

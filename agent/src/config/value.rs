@@ -178,7 +178,9 @@ impl Value {
             Self::List(items) => Json::from(items.clone()),
             Self::Map(entries) => {
                 // Feature gates are booleans.
-                let value = |text: &String| text.parse::<bool>().map_or(Json::from(text.as_str()), Json::from);
+                let value = |text: &String| {
+                    text.parse::<bool>().map_or(Json::from(text.as_str()), Json::from)
+                };
                 entries.iter().map(|(name, text)| (name.clone(), value(text))).collect()
             }
             Self::Any(json) => json.clone(),

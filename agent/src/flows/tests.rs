@@ -14,7 +14,7 @@ use proptest::prelude::*;
 
 use super::FlowRows;
 use super::census::Census;
-use super::rules::{Timeouts, ORPHAN_SECS, State, idle_secs};
+use super::rules::{ORPHAN_SECS, State, Timeouts, idle_secs};
 use super::sweep::{Counts, Now, Sweep};
 
 /// When the tests play, in seconds.

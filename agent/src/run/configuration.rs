@@ -25,7 +25,9 @@ fn condition(about: String, message: String) -> Condition {
 fn warnings(findings: &Findings) -> Vec<Condition> {
     let warnings = findings.of(Weight::Warning);
     warnings
-        .map(|finding| condition(format!("configuration {}", finding.place), finding.message.clone()))
+        .map(|finding| {
+            condition(format!("configuration {}", finding.place), finding.message.clone())
+        })
         .collect()
 }
 

@@ -2,8 +2,8 @@
 
 use super::Effect::{Ignored, Mapped, Refused, Used};
 use super::{Document, Effect, Field, kube_proxy as ignored_with_config, overrides};
-use crate::config::value::Shape::{Any, Bool, Duration, Int, List, Map, Number, Text};
 use crate::config::value::Shape;
+use crate::config::value::Shape::{Any, Bool, Duration, Int, List, Map, Number, Text};
 
 const fn field(
     path: &'static str,
@@ -15,7 +15,8 @@ const fn field(
 }
 
 /// Windows only.
-const WINDOWS: (Effect, &str) = (Refused, "only for Windows: the agent does not start if it is set");
+const WINDOWS: (Effect, &str) =
+    (Refused, "only for Windows: the agent does not start if it is set");
 /// What only kube-proxy's rules need.
 const MARK: (Effect, &str) = (Ignored, "no mark of packets is used");
 /// Since the sizes of maps are given otherwise.
@@ -61,12 +62,14 @@ pub(super) const FIELDS: &[Field] = &[
     .flags(&[overrides("--v")]),
     field("logging.vmodule", Any, "", (Ignored, "MILLRACE_LOG chooses by module"))
         .flags(&[overrides("--vmodule")]),
-    field("logging.options", Any, "", (Ignored, "lines go to standard error, unbuffered")).flags(&[
-        overrides("--log-text-split-stream"),
-        overrides("--log-text-info-buffer-size"),
-        overrides("--log-json-split-stream"),
-        overrides("--log-json-info-buffer-size"),
-    ]),
+    field("logging.options", Any, "", (Ignored, "lines go to standard error, unbuffered")).flags(
+        &[
+            overrides("--log-text-split-stream"),
+            overrides("--log-text-info-buffer-size"),
+            overrides("--log-json-split-stream"),
+            overrides("--log-json-info-buffer-size"),
+        ],
+    ),
     field(
         "hostnameOverride",
         Text,
@@ -191,8 +194,11 @@ pub(super) const FIELDS: &[Field] = &[
         "oomScoreAdj",
         Int(-1000, 1000),
         "",
-        (Used, "written at the start; less than before needs CAP_SYS_RESOURCE, and is left if \
-                that is missing"),
+        (
+            Used,
+            "written at the start; less than before needs CAP_SYS_RESOURCE, and is left if \
+                that is missing",
+        ),
     )
     .zero_counts()
     .flags(&[ignored_with_config("--oom-score-adj")]),

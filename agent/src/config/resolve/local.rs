@@ -134,9 +134,11 @@ fn unset_node_ports(s: &mut Settings, mode: Mode) -> NodePortAddresses {
     let key = kp("nodePortAddresses");
     let (addresses, word, here) = match mode {
         Mode::Ebpf => (NodePortAddresses::Primary, "primary", "not given: the Node's own"),
-        Mode::Nftables => {
-            (NodePortAddresses::Primary, "primary", "not given: the Node's own, as in mode nftables")
-        }
+        Mode::Nftables => (
+            NodePortAddresses::Primary,
+            "primary",
+            "not given: the Node's own, as in mode nftables",
+        ),
         Mode::Iptables | Mode::Ipvs => {
             (NodePortAddresses::All, "all", "not given: all, as in this mode of kube-proxy")
         }

@@ -10,12 +10,12 @@ mod source;
 
 use std::path::PathBuf;
 
+pub use self::source::IN_CLUSTER;
 use super::catalogue::{Document, Effect, Key};
 use super::effective::Effective;
 use super::finding::Findings;
 use super::merge::{Inputs, Settings, merge};
 use super::value::Value;
-pub use self::source::IN_CLUSTER;
 use crate::settings::Policy;
 
 /// A setting of kube-proxy's document.
@@ -180,11 +180,17 @@ fn refuse_windows(s: &mut Settings) {
 /// Users who set these expect something of IPVS that is not had here.
 fn ipvs(s: &mut Settings, mode: Mode) {
     for (path, why) in [
-        ("ipvs.scheduler", "backends are chosen at random, whatever the scheduler; use \
-                            sessionAffinity: ClientIP where clients must stay with a backend"),
+        (
+            "ipvs.scheduler",
+            "backends are chosen at random, whatever the scheduler; use \
+                            sessionAffinity: ClientIP where clients must stay with a backend",
+        ),
         ("ipvs.excludeCIDRs", "there are no IPVS rules to keep; what others have made is left"),
-        ("ipvs.strictARP", "addresses of Services are put on no device, so no ARP is answered for \
-                            them; it may stay or go"),
+        (
+            "ipvs.strictARP",
+            "addresses of Services are put on no device, so no ARP is answered for \
+                            them; it may stay or go",
+        ),
         ("ipvs.tcpTimeout", "set conntrack.tcpEstablishedTimeout"),
         ("ipvs.tcpFinTimeout", "set conntrack.tcpCloseWaitTimeout"),
         ("ipvs.udpTimeout", "set conntrack.udpStreamTimeout"),

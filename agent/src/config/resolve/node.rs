@@ -70,7 +70,10 @@ pub(super) fn device_roles(s: &mut Settings) -> Option<Vec<(NamePattern, Option<
 }
 
 /// `masqueradePorts`.
-#[expect(clippy::option_option, reason = "outside: whether it is right; inside: whether it is given")]
+#[expect(
+    clippy::option_option,
+    reason = "outside: whether it is right; inside: whether it is given"
+)]
 pub(super) fn masquerade_ports(s: &mut Settings) -> Option<Option<(u16, u16)>> {
     let key = own("masqueradePorts");
     let text = s.text(key).to_owned();

@@ -18,7 +18,8 @@ pub(super) fn source(
 ) -> (Option<Source>, String) {
     let manifests = own("manifests");
     let others = [kp("clientConnection.kubeconfig"), own("apiServer")];
-    let api = others.map(|key| (key, if s.text(key).is_empty() { 0 } else { s.origin(key).rank() }));
+    let api =
+        others.map(|key| (key, if s.text(key).is_empty() { 0 } else { s.origin(key).rank() }));
     let strongest = api.map(|(_, rank)| rank).into_iter().max().unwrap_or(0);
     let directory = s.text(manifests).to_owned();
     let rank = if directory.is_empty() { 0 } else { s.origin(manifests).rank() };
