@@ -139,3 +139,84 @@ fn inotify(path: &Path, notices: SyncSender<()>) -> notify::Result<RecommendedWa
     watcher.watch(directory.unwrap_or(Path::new(".")), RecursiveMode::NonRecursive)?;
     Ok(watcher)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// How long a change may take to be heard of: [`POLL`] and [`SETTLE`], on a busy machine.
+    const HEARD: Duration = Duration::from_secs(20);
+    const HEAD: &str =
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+
+    fn next(reloads: &mut tokio::sync::mpsc::Receiver<Reloaded>) -> Reloaded {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let next = runtime.block_on(async { tokio::time::timeout(HEARD, reloads.recv()).await });
+        next.expect("a change is heard of").expect("the file is followed")
+    }
+
+    fn masquerades(reloaded: Reloaded) -> bool {
+        match reloaded {
+            Reloaded::Good(effective, _) => effective.policy.masquerade_all,
+            Reloaded::Bad(why) => panic!("{why}"),
+        }
+    }
+
+    fn why(reloaded: Reloaded) -> String {
+        match reloaded {
+            Reloaded::Good(effective, _) => panic!("{effective:?}"),
+            Reloaded::Bad(why) => why,
+        }
+    }
+
+    #[test]
+    fn every_way_to_change_a_file_is_seen() {
+        let directory = std::env::temp_dir().join(format!("millrace-watch-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let file = directory.join("config.conf");
+        let all = |yes: bool| format!("{HEAD}iptables:\n  masqueradeAll: {yes}\n");
+        fs::write(&file, all(false)).unwrap();
+        let recipe = Recipe { path: Some(file.clone()), flags: Vec::new() };
+        let (sender, mut reloads) = tokio::sync::mpsc::channel(1);
+        follow(recipe.clone(), recipe.read().unwrap(), sender).unwrap();
+        // Written over; renamed over; replaced by a link whose target is replaced.
+        fs::write(&file, all(true)).unwrap();
+        assert!(masquerades(next(&mut reloads)));
+        fs::write(directory.join("new"), all(false)).unwrap();
+        fs::rename(directory.join("new"), &file).unwrap();
+        assert!(!masquerades(next(&mut reloads)));
+        for (version, yes) in [("..1", true), ("..2", false)] {
+            fs::create_dir_all(directory.join(version)).unwrap();
+            fs::write(directory.join(version).join("config.conf"), all(yes)).unwrap();
+            symlink(version, directory.join("..data_tmp")).unwrap();
+            fs::rename(directory.join("..data_tmp"), directory.join("..data")).unwrap();
+            if yes {
+                symlink("..data/config.conf", directory.join("link")).unwrap();
+                fs::rename(directory.join("link"), &file).unwrap();
+            }
+            assert_eq!(masquerades(next(&mut reloads)), yes);
+        }
+        // Broken, gone, and as it was.
+        fs::remove_file(&file).unwrap();
+        assert!(why(next(&mut reloads)).contains("read the configuration"));
+        fs::write(&file, "mode: [").unwrap();
+        assert!(why(next(&mut reloads)).contains("not YAML"));
+        fs::write(&file, all(false)).unwrap();
+        assert!(!masquerades(next(&mut reloads)));
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_is_refused() {
+        let name = format!("millrace-large-{}", std::process::id());
+        let file = std::env::temp_dir().join(name);
+        fs::write(&file, vec![b'#'; (1 << 20) + 1]).unwrap();
+        let recipe = Recipe { path: Some(file.clone()), flags: Vec::new() };
+        let error = recipe.read().unwrap_err().to_string();
+        fs::remove_file(&file).unwrap();
+        assert!(error.contains("more than 1048576 bytes"), "{error}");
+    }
+}

@@ -128,14 +128,6 @@ mod tests {
     }
 
     #[test]
-    fn switches_are_on_or_off() {
-        assert_eq!(switch("--socket-lb", "on"), Ok(true));
-        assert_eq!(switch("--socket-lb", "off"), Ok(false));
-        assert_eq!(said(switch("--socket-lb", "yes")), "--socket-lb yes: write on or off");
-        assert_eq!(said(switch("--socket-lb", "")), "--socket-lb \"\": write on or off");
-    }
-
-    #[test]
     fn networks_and_addresses_are_read() {
         let read = networks("--cluster-cidr", "10.0.0.0/8, fd00::/48,192.0.2.1").unwrap();
         let text: Vec<String> = read.iter().map(ToString::to_string).collect();

@@ -28,7 +28,7 @@ pub(super) fn periods(s: &mut Settings, mode: Mode) -> (Duration, Duration) {
         }
         if least < 0 {
             s.error(kp(min_sync), "must not be less than 0");
-        } else if least > period {
+        } else if least > period && period > 0 {
             let message = format!(
                 "{}: must not be more than {sync}, which is {shown}",
                 s.value(kp(min_sync)).to_text()

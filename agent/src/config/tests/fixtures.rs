@@ -56,7 +56,7 @@ fn what_an_old_eks_file_has_too_much_is_a_warning() {
     effective(&inputs);
     let warnings = said(&inputs, Weight::Warning);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].contains("config.conf:34 udpIdleTimeout: unknown field"), "{warnings:?}");
+    assert!(warnings[0].contains("config.conf:35 udpIdleTimeout: unknown field"), "{warnings:?}");
     assert!(warnings[0].ends_with("ignored, as by kube-proxy"), "{warnings:?}");
 }
 

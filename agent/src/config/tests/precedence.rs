@@ -52,7 +52,7 @@ fn kube_proxys_exceptions_and_our_own_flags_override_the_file() {
     assert_eq!(found.policy.external_ips, crate::settings::ExternalIps::Off);
     let found = effective(&file(&text));
     assert_eq!((found.node_name.as_str(), found.log.verbosity), ("file", 1));
-    assert_eq!(setting(&found, ours("maxFlows")).origin, Origin::File(9));
+    assert_eq!(setting(&found, ours("maxFlows")).origin, Origin::File(10));
 }
 
 #[test]
