@@ -7,7 +7,7 @@
 //! or sees.
 //!
 //! [`apiserver`] is a Kubernetes API for the tests of the agent's source; [`hooks`] asks the kernel
-//! what is attached to devices. [`packet`] is for those of the packet path that need no network:
+//! what is attached to devices; [`http`] asks what a node says of itself. [`packet`] is for those of the packet path that need no network:
 //! frames in, verdicts and frames out.
 //!
 //! Nothing else here knows how the agent works: it is started as an operator starts it, and judged
@@ -16,6 +16,7 @@
 pub mod agent;
 pub mod apiserver;
 pub mod hooks;
+pub mod http;
 pub mod lab;
 pub mod manifest;
 pub mod packet;

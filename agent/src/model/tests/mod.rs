@@ -4,6 +4,7 @@ mod endpoints;
 mod events;
 mod frontends;
 mod guard;
+mod health;
 mod networks;
 mod policy;
 mod selection;
