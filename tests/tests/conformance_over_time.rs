@@ -235,6 +235,21 @@ fn an_address_that_another_service_gets_takes_no_udp_flow_along() -> Result<()> 
     })
 }
 
+/// kubernetes#111682: the host has dialled out from a port that is a NodePort's number, and is
+/// answered. What is no SYN begins no flow.
+#[test]
+fn answers_to_the_hosts_own_connections_are_left_alone() -> Result<()> {
+    on_both(|family, node| {
+        node.put_all(&[&everywhere(family), &slice(family, "svc", &["n1/0"])])?;
+        let (from, to) = (outside(family), Node(1).at(family, NODE_PORT));
+        let answer = node.go_on(from, 443, to, Tcp)?;
+        ensure!(answer.text() == "none", "{answer}");
+        let newcomer = node.open(from, 443, to, Tcp)?;
+        ensure!(newcomer.text() == "n1/0 masq", "{newcomer}");
+        Ok(())
+    })
+}
+
 /// Dials until it is clear whether the client sticks.
 fn backend(node: &Simulation, from: Sender, to: To, family: Family, port: u16) -> Result<String> {
     let to = to.at(family, port);
