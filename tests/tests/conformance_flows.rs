@@ -1,6 +1,7 @@
 //! kube-proxy's packet-flow tables (section 8.2 of the specification, `nftables/proxier_test.go`):
 //! objects in, and for every client and destination the backends, the refusal or the silence, and
-//! whether the node takes the client's place. On both families, in memory (`millrace_tests::simulation`).
+//! whether the node takes the client's place. On both families, in memory
+//! (`millrace_tests::simulation`).
 //!
 //! `conformance_masquerade.rs` has who is masqueraded, `conformance_sync.rs` what one change after
 //! the other comes to, `conformance_over_time.rs` what becomes of flows that there are.

@@ -249,8 +249,8 @@ fn check_nodes(endpoints: &[Endpoint], family: Family, expected: [&'static str; 
     Ok(())
 }
 
-/// "PreferClose / PreferSameZone: multi-node", "distribute endpoints evenly": zones with endpoints use
-/// their own, the one without uses all.
+/// "PreferClose / PreferSameZone: multi-node", "distribute endpoints evenly": zones with endpoints
+/// use their own, the one without uses all.
 #[test]
 fn zones_of_several_nodes_keep_to_themselves() -> Result<()> {
     for family in FAMILIES {

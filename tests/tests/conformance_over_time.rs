@@ -235,6 +235,25 @@ fn an_address_that_another_service_gets_takes_no_udp_flow_along() -> Result<()> 
     })
 }
 
+/// kubernetes#48719: nothing is remembered of what was not translated; the SYN that is sent again
+/// is served.
+#[test]
+fn what_was_sent_before_the_service_existed_is_no_obstacle() -> Result<()> {
+    for protocol in [Tcp, Udp] {
+        for family in FAMILIES {
+            for (name, from, to, port, object) in ways(family) {
+                let mut node = simulation()?;
+                let at = to.at(family, port);
+                ensure!(node.open(from, PORT, at, protocol)?.text() == "none", "{name}");
+                node.put_all(&[&object, &slice(family, "svc", &["n1/0"])])?;
+                let answer = node.open(from, PORT, at, protocol)?.text();
+                ensure!(answer.trim_end_matches(" masq") == "n1/0", "{name}: {answer}");
+            }
+        }
+    }
+    Ok(())
+}
+
 /// kubernetes#111682: the host has dialled out from a port that is a NodePort's number, and is
 /// answered. What is no SYN begins no flow.
 #[test]
@@ -326,7 +345,8 @@ fn affinity_is_switched_on_and_off() -> Result<()> {
     Ok(())
 }
 
-/// A client is led elsewhere when its endpoint leaves, or is no longer ready, and is not taken back.
+/// A client is led elsewhere when its endpoint leaves, or is no longer ready, and is not taken
+/// back.
 #[test]
 fn affinity_ends_with_its_endpoint() -> Result<()> {
     for family in FAMILIES {

@@ -137,7 +137,8 @@ fn affinity_leaves_with_its_endpoint() -> Result<()> {
     Ok(())
 }
 
-/// KEP-6032: a NodePort on loopback, and the same choice as by any other of the Service's addresses.
+/// KEP-6032: a NodePort on loopback, and the same choice as by any other of the Service's
+/// addresses.
 #[test]
 fn clients_stick_by_loopback_too() -> Result<()> {
     let world = World::new(three_backends())?;

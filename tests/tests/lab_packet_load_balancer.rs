@@ -294,8 +294,8 @@ fn a_load_balancer_comes_changes_and_goes() -> Result<()> {
         world.apply(&world.slice("web", &["n2/b"], family))?;
         reach(outside, balanced(PORT + 1), &["b"])?;
         world.apply(&plain)?;
-        // Not before the end: the node sends what is not its own to the gateway, and tells the client
-        // to do so itself from now on.
+        // Not before the end: the node sends what is not its own to the gateway, and tells the
+        // client to do so itself from now on.
         unreachable(outside, balanced(PORT + 1))?;
         unreachable(outside, node(NODE_PORT + 1))?;
         reach(pod, cluster_ip(family, 1), &["b"])?;
@@ -340,8 +340,8 @@ fn rollout(world: &World, family: Family, [old, new]: [&str; 2]) -> Vec<Vec<Endp
         vec![of(old, Endpoint::terminating), of(new, Endpoint::ready)],
         vec![of(old, Endpoint::gone), of(new, Endpoint::ready)],
         vec![of(new, Endpoint::ready)],
-        // Kubernetes replaces a DaemonSet's pods the other way round: for a moment there is only one
-        // that terminates.
+        // Kubernetes replaces a DaemonSet's pods the other way round: for a moment there is only
+        // one that terminates.
         vec![of(new, Endpoint::terminating)],
         vec![of(new, Endpoint::terminating), of(old, Endpoint::unready)],
     ]

@@ -1,9 +1,10 @@
 //! A node in memory, whole: objects in, verdicts on packets and sockets out.
 //!
-//! Between the two is the product's own code: the model, the planner, the reconcile loop's step, the
-//! roles of devices, the node's row, the packet path, the sockets' decision. What is left out is the
-//! kernel and time, so that a row of a table costs microseconds and the clock is the test's.
-//! [`store`] is where the rows go, [`traffic`] what clients send, [`table`] how tests write it down.
+//! Between the two is the product's own code: the model, the planner, the reconcile loop's step,
+//! the roles of devices, the node's row, the packet path, the sockets' decision. What is left out
+//! is the kernel and time, so that a row of a table costs microseconds and the clock is the test's.
+//! [`store`] is where the rows go, [`traffic`] what clients send, [`table`] how tests write it
+//! down.
 //!
 //! The node has a device to its pods, one to the outside, and one to the other nodes' pods; the
 //! addresses are the lab's ([`address`]).
@@ -192,8 +193,8 @@ impl Simulation {
     }
 }
 
-/// Endpoints of a slice, from words: `n1/0`, `n2/1 terminating`, `host` instead of a pod's number for
-/// a pod in the host's network; `unready`, `gone`.
+/// Endpoints of a slice, from words: `n1/0`, `n2/1 terminating`, `host` instead of a pod's number
+/// for a pod in the host's network; `unready`, `gone`.
 pub fn endpoints(family: Family, words: &[&str]) -> Vec<Endpoint> {
     let endpoint = |text: &&str| {
         let (place, state) = text.split_once(' ').unwrap_or((text, "ready"));

@@ -1,8 +1,8 @@
 //! `cargo xtask conformance`: kube-proxy's own scenarios, and the tests that show what we do.
 //!
-//! [`scenarios`] are the rows, [`scenario`] is what a row is made of; [`find`] looks a test up in the
-//! source, [`page`] writes CONFORMANCE.md, [`run`](self::run()) runs every test that a row names and prints the
-//! same table with results.
+//! [`scenarios`] are the rows, [`scenario`] is what a row is made of; [`find`] looks a test up in
+//! the source, [`page`] writes CONFORMANCE.md, [`run`](self::run()) runs every test that a row
+//! names and prints the same table with results.
 
 mod find;
 mod page;

@@ -10,14 +10,16 @@ use super::scenarios::{CLUSTER, SECTIONS};
 const HEAD: &str = "\
 # Conformance
 
-What kube-proxy (Kubernetes 1.36) does in its own end-to-end and unit tests, what Millrace does, and the test that shows
-it. Made from `xtask/src/conformance/scenarios` by `cargo xtask conformance --write`; a test fails when the two differ, or when a
-test that is named here does not exist or is ignored. `cargo xtask conformance` (as root) runs every test named here and prints
-these tables with their results; `cargo xtask test` runs them with all others.
+What kube-proxy (Kubernetes 1.36) does in its own end-to-end and unit tests, what Millrace does, and
+the test that shows it. Made from `xtask/src/conformance/scenarios` by
+`cargo xtask conformance --write`; a test fails when the two differ, or when a test that is named
+here does not exist or is ignored. `cargo xtask conformance` (as root) runs every test named here
+and prints these tables with their results; `cargo xtask test` runs them with all others.
 
-`C`: part of Kubernetes' conformance suite. *the same*: as kube-proxy. **better**: kube-proxy's behaviour is a known bug
-or pain, ours is not. **differs**: something else, on purpose. **missing**: no test shows it, for the reason given.
-`lab_*` tests are real sockets in network namespaces, `conformance_*` the whole way from objects to packets in memory,
+`C`: part of Kubernetes' conformance suite. *the same*: as kube-proxy. **better**: kube-proxy's
+behaviour is a known bug or pain, or its bar is lower; ours is not. **differs**: something else, for
+the reason given. **missing**: no test shows it, for the reason given. `lab_*` tests are real
+sockets in network namespaces, `conformance_*` the whole way from objects to packets in memory,
 `millrace::*` unit tests.
 ";
 

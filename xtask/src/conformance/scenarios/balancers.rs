@@ -9,8 +9,8 @@ pub const LOAD_BALANCER: Section = Section {
     rows: &[
         same(
             "be able to change the type and ports of a TCP service",
-            "ClusterIP, NodePort, LoadBalancer, another NodePort, another port, no pods (no answer), \
-             one pod, ClusterIP (the balancer's address is closed)",
+            "ClusterIP, NodePort, LoadBalancer, another NodePort, another port, no pods (no \
+             answer), one pod, ClusterIP (the balancer's address is closed)",
             &[
                 "conformance_objects::type_and_ports_change_from_cluster_ip_to_load_balancer_and_back",
                 "lab_packet_load_balancer::a_load_balancer_comes_changes_and_goes",
@@ -84,7 +84,8 @@ pub const LOAD_BALANCER: Section = Section {
         )
         .better("by the very next datagram"),
         same(
-            "not have connectivity disruption during rolling update, externalTrafficPolicy=Cluster",
+            "not have connectivity disruption during rolling update, \
+             externalTrafficPolicy=Cluster",
             "at least 95 of 100 requests succeed",
             &["lab_packet_load_balancer::rolling_updates_lose_no_connection"],
         )
@@ -102,8 +103,10 @@ pub const LOAD_BALANCER: Section = Section {
         ),
         missing(
             "externalTrafficPolicy Local: only target nodes with endpoints",
-            "HEALTH",
-            "HEALTH",
+            "the health check port answers 200 on the endpoint's node only, and moves with the \
+             pod",
+            "the health check servers (healthCheckNodePort) are not part of this build yet; what \
+             the nodes serve is shown below",
         ),
         same(
             "externalTrafficPolicy Local: target all nodes with endpoints",
@@ -140,11 +143,15 @@ pub const CONNTRACK: Section = Section {
             "the same",
             &[
                 "lab_sockets::preserve_udp_when_the_server_pod_cycles",
+                "lab_sockets::connected_udp_is_told_when_its_backend_is_gone",
                 "lab_packet_flows::udp_from_a_fixed_port_follows_the_endpoints",
                 "lab_packet_flows::udp_from_a_fixed_port_survives_its_servers_pod",
             ],
         )
-        .better("by the very next datagram"),
+        .better(
+            "by the very next datagram; a pod's socket that stays connected is told by EPERM to \
+             dial again, instead of sending to nobody",
+        ),
         same(
             "preserve UDP traffic when server pod cycles for a ClusterIP service, \
              internalTrafficPolicy Local",
@@ -155,7 +162,14 @@ pub const CONNTRACK: Section = Section {
         same(
             "preserve UDP traffic when server pod cycles, client is hostNetwork",
             "the same",
-            &["lab_sockets::preserve_udp_when_the_server_pod_cycles"],
+            &[
+                "lab_sockets::preserve_udp_when_the_server_pod_cycles",
+                "lab_sockets::connected_udp_is_told_when_its_backend_is_gone",
+            ],
+        )
+        .differs(
+            "a socket that stays connected is told by EPERM to dial again; one that sends by \
+             address goes on with the very next datagram",
         ),
         same(
             "preserve UDP traffic when initial unready endpoints get ready",

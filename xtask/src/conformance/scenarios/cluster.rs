@@ -55,7 +55,8 @@ pub const CLUSTER: &[Elsewhere] = &[
     row(
         "service_latency.go",
         "C latency should not be very high",
-        "the controllers' latency (a node's part: `lab_restart::an_endpoint_change_reaches_the_kernel_quickly`)",
+        "the controllers' latency (a node's part: \
+         `lab_restart::an_endpoint_change_reaches_the_kernel_quickly`)",
     ),
     row(
         "proxy.go",

@@ -1,5 +1,5 @@
-//! The scoreboard's rows, as the specification has them: sections 7 (kube-proxy's end-to-end tests),
-//! 8 (its unit tests) and 9 (what people suffer from).
+//! The scoreboard's rows, as the specification has them: sections 7 (kube-proxy's end-to-end
+//! tests), 8 (its unit tests) and 9 (what people suffer from).
 
 mod balancers;
 mod cluster;

@@ -32,14 +32,14 @@ pub const OTHERS: Section = Section {
             &["lab_cluster_ip::serve_multiport_endpoints_from_pods"],
         ),
         same(
-            "endpointslice.go: C support a Service with multiple endpoint IPs specified in multiple \
-             EndpointSlices",
+            "endpointslice.go: C support a Service with multiple endpoint IPs specified in \
+             multiple EndpointSlices",
             "the union of the slices",
             &["lab_cluster_ip::multiple_endpoint_ips_in_multiple_endpoint_slices"],
         ),
         same(
-            "endpointslicemirroring.go: mirror a custom Endpoints with multiple subsets and same IP \
-             address",
+            "endpointslicemirroring.go: mirror a custom Endpoints with multiple subsets and same \
+             IP address",
             "two ports of one address, both reachable",
             &[
                 "lab_packet_cluster_ip::ports_and_protocols_are_told_apart",
@@ -66,7 +66,6 @@ pub const OTHERS: Section = Section {
             &[
                 "conformance_flows::what_is_no_services_is_left_alone",
                 "lab_packet_odd::what_is_not_ours_passes_as_it_is",
-                "lab_sockets::destinations_that_are_no_frontends_are_untouched",
             ],
         ),
         same(

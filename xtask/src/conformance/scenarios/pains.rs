@@ -1,6 +1,6 @@
 //! 9: what people suffer from, in kube-proxy and in other eBPF replacements of it.
 
-use crate::conformance::scenario::{Section, same};
+use crate::conformance::scenario::{Section, missing, same};
 
 /// kube-proxy's.
 pub const PAINS: Section = Section {
@@ -68,10 +68,11 @@ pub const PAINS: Section = Section {
         .better("flows and ids are pinned; a start changes nothing that is right"),
         same(
             "8 kubernetes#48719",
-            "a SYN before the rules exist leaves an entry that is not translated: the connection hangs",
+            "a SYN before the rules exist leaves an entry that is not translated: the connection \
+             hangs",
             &[
+                "conformance_over_time::what_was_sent_before_the_service_existed_is_no_obstacle",
                 "lab_sockets::sockets_opened_before_the_service_existed",
-                "lab_packet_cluster_ip::unallocated_cluster_ips_are_dropped",
             ],
         )
         .better("nothing is remembered of what was not translated: the retransmission is served"),
@@ -80,8 +81,8 @@ pub const PAINS: Section = Section {
             "SCTP flows are never drained or cleaned",
             &["conformance_over_time::tcp_and_sctp_stay_with_their_backend"],
         )
-        .differs("not better: they drain as with kube-proxy, and end with the association's SHUTDOWN \
-                  or the idle timeout; a policy per protocol does not exist"),
+        .differs("not better: they drain as with kube-proxy, and end with the association's \
+                  SHUTDOWN or the idle timeout; a policy per protocol does not exist"),
         same(
             "10 kubernetes#100698, #104098, #46753, #38456",
             "long-lived TCP connections stay with a dead endpoint until they time out",
@@ -118,8 +119,8 @@ pub const PAINS: Section = Section {
             "a NodePort in the ephemeral range takes the answers to the host's own connections",
             &["conformance_over_time::answers_to_the_hosts_own_connections_are_left_alone"],
         )
-        .differs("better for TCP, where only a SYN begins a flow; not for UDP, where an answer to \
-                  the host's own socket cannot be told from a question: NodePorts and \
+        .differs("better for TCP, where only a SYN begins a flow; not for UDP, where an answer \
+                  to the host's own socket cannot be told from a question: NodePorts and \
                   ip_local_port_range should not overlap"),
         same(
             "15 kubernetes#121371, #134895",
@@ -129,8 +130,8 @@ pub const PAINS: Section = Section {
                 "lab_packet_cluster_ip::internal_policy_local_is_silent_without_an_endpoint_here",
             ],
         )
-        .differs("not better: silence is what upstream's tests ask for; it is counted, and told in \
-                  `millrace services`"),
+        .differs("not better: silence is what upstream's tests ask for; it is counted, and told \
+                  in `millrace services`"),
         same(
             "16 kubernetes#110302",
             "affinity to a faulty endpoint is renewed for ever",
@@ -142,11 +143,12 @@ pub const PAINS: Section = Section {
             "random choice looks uneven; no other algorithm",
             &["select::new_connections_spread_evenly"],
         )
-        .differs("not better: as uniform as kube-proxy's, by one multiplication; weights and other \
-                  algorithms do not exist"),
+        .differs("not better: as uniform as kube-proxy's, by one multiplication; weights and \
+                  other algorithms do not exist"),
         same(
             "18 kubernetes#132955, k0s#5760, kubernetes#142183",
-            "localhost NodePorts: missing in nftables mode, a hole (route_localnet) in iptables mode",
+            "localhost NodePorts: missing in nftables mode, a hole (route_localnet) in iptables \
+             mode",
             &[
                 "lab_node_port::node_ports_answer_on_the_nodes_loopback",
                 "lab_node_port::a_pods_loopback_is_its_own",
@@ -186,9 +188,9 @@ pub const PAINS: Section = Section {
             "source NAT takes the interface's address, not the node's: NetworkPolicies miss it",
             &["millrace::devices::tests::masqueraded_packets_come_from_the_device_or_its_bridge"],
         )
-        .differs("not better: as kube-proxy, the address of the device that the packet leaves by (the \
-                  answer must come back to it), the node's where that has none; a fixed one cannot be \
-                  set"),
+        .differs("not better: as kube-proxy, the address of the device that the packet leaves by \
+                  (the answer must come back to it), the node's where that has none; a fixed one \
+                  cannot be set"),
         same(
             "23 kubernetes#85643, #115825",
             "rollouts under externalTrafficPolicy Local lose traffic; the health check lied",
@@ -205,7 +207,8 @@ pub const PAINS: Section = Section {
                 "conformance_over_time::an_address_that_another_service_gets_takes_no_udp_flow_along",
             ],
         )
-        .better("the running pod wins; and a flow belongs to a Service's backend, not to an address"),
+        .better("the running pod wins; and a flow belongs to a Service's backend, not to an \
+                 address"),
         same(
             "25 kubernetes#112604, #129128, #133767",
             "changes are lost when a sync fails; drift is not repaired for up to an hour",
@@ -215,8 +218,8 @@ pub const PAINS: Section = Section {
                 "lab_devices::what_somebody_removes_is_put_back",
             ],
         )
-        .better("a failed round is repeated from what the maps hold; programs that somebody removes \
-                 are back within a second"),
+        .better("a failed round is repeated from what the maps hold; programs that somebody \
+                 removes are back within a second"),
         same(
             "26 siderolabs/pkgs#951, kubernetes#137501",
             "nft's binary and the kernel's options do not fit: the proxy breaks",
@@ -226,8 +229,8 @@ pub const PAINS: Section = Section {
                 "lab_environment::a_cgroup_root_that_is_none_is_refused",
             ],
         )
-        .better("no other program is needed; the kernel is asked what it can, and what is missing is \
-                 named (`cargo xtask kernels` tries Debian's from 5.10 on)"),
+        .better("no other program is needed; the kernel is asked what it can, and what is \
+                 missing is named (`cargo xtask kernels` tries Debian's from 5.10 on)"),
     ],
 };
 
@@ -251,13 +254,14 @@ pub const TRAPS: Section = Section {
             &["lab_packet_odd::errors_of_backends_are_translated"],
         )
         .better("they do, from the frontend"),
-        same(
+        missing(
             "cilium#21541",
             "the kernel's NFS client breaks with translation at connect time",
-            &["lab_sockets::redial_with_the_same_socket"],
-        )
-        .better("getpeername shows what was dialled; kernel sockets are called no hook for and their \
-                 packets go by the ClusterIP's rows"),
+            "no test mounts NFS; kernels that keep what the hook wrote in the mount's own \
+             address (before \"net: Avoid address overwrite in kernel_connect\", 6.6 and \
+             backports) dial the same backend again after it is gone: mount by another address \
+             there, or use `--socket-lb=off`",
+        ),
         same(
             "cilium#14118",
             "a ping to a service address loops",

@@ -131,8 +131,8 @@ pub const SERVICES: Section = Section {
         ),
         same(
             "create endpoints for unready pods",
-            "publishNotReadyAddresses: unready and terminating pods answer; without it they do not; \
-             switched to and fro",
+            "publishNotReadyAddresses: unready and terminating pods answer; without it they do \
+             not; switched to and fro",
             &["conformance_objects::pods_are_served_while_slices_say_that_they_are_ready"],
         ),
         same(
@@ -240,8 +240,10 @@ pub const SERVICES: Section = Section {
         ),
         missing(
             "fail health check node port if there are only terminating endpoints",
-            "HEALTH",
-            "HEALTH",
+            "the health check port answers 200, and 503 once the endpoint terminates, while the \
+             NodePort still serves",
+            "the health check servers (healthCheckNodePort) are not part of this build yet; that \
+             the NodePort still serves is shown below",
         ),
         same(
             "fallback to terminating endpoints when there are no ready endpoints with \
