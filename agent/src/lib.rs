@@ -10,10 +10,13 @@
 
 pub mod apply;
 pub mod bpf;
+pub mod canary;
 pub mod ctl;
 pub mod devices;
 pub mod flows;
 mod guard;
+pub mod health;
+pub mod http;
 pub mod model;
 pub mod net;
 pub mod packet_path;

@@ -9,11 +9,14 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use millrace::bpf::object::FlowCapacity;
 use millrace::bpf::packet::Means;
+use millrace::canary::rows;
 use millrace::ctl::flows::Filter;
 use millrace::ctl::{self, Output};
+use millrace::health::configz;
 use millrace::plan::op::Capacity;
 use millrace::run::{self, Config, Source};
 use millrace::settings::flags::PolicyFlags;
+use millrace::settings::servers::ServerFlags;
 use tracing_subscriber::EnvFilter;
 
 /// What is logged unless `MILLRACE_LOG` says otherwise. The client's own lines repeat at every
@@ -57,6 +60,9 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         bpffs: Option<PathBuf>,
     },
+    /// The agent's own: dials what the agent tells it to, to see that it is translated.
+    #[command(hide = true)]
+    Canary,
     /// Versions of the agent and of its maps.
     Version {
         /// How to print.
@@ -150,6 +156,8 @@ struct RunArgs {
     #[arg(long, value_name = "auto|tcx|clsact", default_value = "auto")]
     device_hooks: String,
     #[command(flatten)]
+    servers: ServerFlags,
+    #[command(flatten)]
     policy: PolicyFlags,
 }
 
@@ -178,6 +186,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Flows { filter, read } => {
             ctl::flows::flows(read.bpffs.as_deref(), &filter.into(), read.output)?;
         }
+        Command::Canary => millrace::canary::helper::run()?,
         Command::Cleanup { bpffs } => ctl::cleanup::cleanup(bpffs.as_deref())?,
         Command::Version { output } => ctl::version(output),
     }
@@ -232,14 +241,18 @@ impl RunArgs {
                 bail!("{flag} {rows}: give at least 2");
             }
         }
+        let policy = self.policy.policy()?;
+        let servers = self.servers.addresses()?;
         Ok(Config {
+            configz: configz::page(&policy, &servers),
+            servers,
             source,
             node_name: node_name(self.node_name)?,
             cgroup_root: self.cgroup_root,
             bpffs: self.bpffs,
-            capacity,
+            capacity: rows::with_reserve(capacity),
             flows,
-            policy: self.policy.policy()?,
+            policy,
             device_hooks: match self.device_hooks.as_str() {
                 "auto" => None,
                 "tcx" => Some(Means::Tcx),

@@ -2,14 +2,18 @@
 //!
 //! The kernel goes on by itself: whatever happens here, what is pinned keeps translating.
 
+mod serving;
+mod telling;
+
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
+use self::serving::Serving;
 use crate::apply::Reconciler;
 use crate::bpf::environment;
 use crate::bpf::object::{FlowCapacity, Object, Settings};
@@ -17,11 +21,12 @@ use crate::bpf::packet::Means;
 use crate::bpf::pins::{Lock, Pins};
 use crate::devices::Device;
 use crate::flows::Sweeper;
+use crate::health::servers::Addresses;
 use crate::model::Model;
 use crate::net;
 use crate::packet_path::{Facts, PacketPath};
 use crate::plan::op::Capacity;
-use crate::report::{Condition, Report, Severity};
+use crate::report::Report;
 use crate::settings::Policy;
 use crate::socket_path::SocketPath;
 use crate::source::kube::KubeConfig;
@@ -29,8 +34,10 @@ use crate::source::{self, EVENT_QUEUE_EVENTS, Event};
 
 /// How often it is looked whether the guard is needed.
 const TICK: Duration = Duration::from_millis(250);
-/// Ticks between looks at the hooks and reports.
+/// Ticks between reports.
 const HOUSEKEEPING_TICKS: u64 = 4;
+/// Ticks between looks at the sockets' hooks: what is lost shall be back within a second.
+const HOOK_TICKS: u64 = 2;
 /// Ticks between attempts to fit in services that were refused: what others give up becomes free
 /// after the planner's grace period.
 const RETRY_REFUSED_TICKS: u64 = 24;
@@ -76,6 +83,10 @@ pub struct Config {
     pub policy: Policy,
     /// By what means programs are attached to devices; none: the best that the kernel has.
     pub device_hooks: Option<Means>,
+    /// Where health and metrics are served.
+    pub servers: Addresses,
+    /// All of this, as `/configz` shows it.
+    pub configz: String,
 }
 
 /// Run until SIGTERM or SIGINT.
@@ -111,6 +122,10 @@ pub async fn run(config: Config) -> Result<()> {
             ended = packet_outcomes.changed() => {
                 // What it was is read where it is needed.
                 ended.context("the packet path's thread ended")?;
+                agent.news = true;
+            }
+            changed = agent.serving.changed() => {
+                changed?;
                 agent.news = true;
             }
             ended = &mut watcher => bail_on(ended, "the source of Services")?,
@@ -206,6 +221,7 @@ struct Agent {
     pins: Pins,
     socket_path: SocketPath,
     packet_path: PacketPath,
+    serving: Serving,
     flows: Sweeper,
     report: Report,
     reported: Option<String>,
@@ -213,6 +229,10 @@ struct Agent {
     news: bool,
     started: Instant,
     ticks: u64,
+    /// The first plan was carried out, and every program attached.
+    applied: bool,
+    /// It was said that it is ready.
+    was_ready: bool,
     swept: bool,
     knows_addresses: bool,
     lock: Lock,
@@ -239,12 +259,14 @@ impl Agent {
         let mut object = Object::load(&pins, &settings)?;
         let reconciler = Reconciler::recover(&mut object.store)?;
         let packet_path = PacketPath::new(&object, &pins, &config.policy, config.device_hooks)?;
+        let sockets = config.policy.socket_lb.then_some(cgroup_root.as_path());
         let mut agent = Self {
             model: Model::new(config.node_name.clone(), config.policy.clone()),
             reconciler,
             object,
             pins,
-            report: first_report(config, &cgroup_root, &packet_path),
+            serving: Serving::start(config.servers, config.configz.clone(), sockets)?,
+            report: telling::first_report(config, &cgroup_root, &packet_path),
             socket_path: SocketPath::new(cgroup_root, config.policy.socket_lb),
             packet_path,
             flows: Sweeper::default(),
@@ -252,6 +274,8 @@ impl Agent {
             news: false,
             started: Instant::now(),
             ticks: 0,
+            applied: false,
+            was_ready: false,
             swept: false,
             knows_addresses: false,
             lock,
@@ -288,8 +312,9 @@ impl Agent {
 
     /// Whether enough is known to plan. Half a list would take away backends that are alive, and
     /// without addresses all NodePorts would go. The Node is waited for, but not for ever.
-    fn may_plan(&self) -> bool {
-        self.model.is_synced() && self.knows_addresses && self.is_node_settled()
+    fn may_plan(&mut self) -> bool {
+        let is_canary_placed = self.serving.place_canary(&mut self.model);
+        is_canary_placed && self.model.is_synced() && self.knows_addresses && self.is_node_settled()
     }
 
     /// Tell the packet path what it must know of this node.
@@ -314,22 +339,45 @@ impl Agent {
         if self.model.has_dirty() {
             let dropped = self.reconciler.drops();
             self.round();
-            if self.report.ready && self.reconciler.drops() && !dropped {
+            if self.applied && self.reconciler.drops() && !dropped {
                 self.mind_guard();
             }
         }
-        if !self.report.ready {
+        if !self.applied {
             self.first_sync();
         }
+        self.mind_canary();
+    }
+
+    /// Ready is who has seen that it works.
+    fn mind_canary(&mut self) {
+        self.serving.take_packets(self.packet_path.canary());
+        let passes = self.applied && self.serving.canary_passes() == Some(true);
+        if passes == self.report.ready {
+            return;
+        }
+        self.report.ready = passes;
+        if !passes {
+            tracing::error!("not ready any more: the canary is not translated (millrace status)");
+        } else if std::mem::replace(&mut self.was_ready, true) {
+            tracing::info!("ready again: the canary is translated");
+        } else {
+            let elapsed = self.started.elapsed();
+            tracing::info!(ops = self.report.ops, ?elapsed, "ready: Services are served");
+        }
+        self.serving.turns(&self.model);
+        self.tell();
     }
 
     fn round(&mut self) {
         self.news = true;
+        self.serving.monitor.queued();
         let begun = Instant::now();
         let now = begun.duration_since(self.started);
         match self.reconciler.round(&mut self.model, &mut self.object.store, now) {
             Ok(round) => {
                 self.report.ops += round.ops as u64;
+                self.serving.applied(&self.model, &self.reconciler);
                 let elapsed = begun.elapsed();
                 tracing::debug!(services = round.services, ops = round.ops, ?elapsed, "applied");
             }
@@ -361,11 +409,13 @@ impl Agent {
             return;
         }
         self.mind_guard();
+        self.applied = true;
         self.report.synced = true;
-        self.report.ready = true;
+        self.serving.turns(&self.model);
+        self.serving.begin_canary();
+        self.packet_path.begin_canary();
+        self.update_packet_path();
         self.tell();
-        let elapsed = self.started.elapsed();
-        tracing::info!(ops = self.report.ops, ?elapsed, "ready: Services are served");
         give_back_memory();
     }
 
@@ -380,9 +430,10 @@ impl Agent {
 
     fn tick(&mut self) {
         self.ticks += 1;
-        if self.report.ready {
+        if self.applied {
             self.mind_guard();
         }
+        self.serving.turns(&self.model);
         if self.ticks.is_multiple_of(RETRY_REFUSED_TICKS) {
             self.reconciler.retry_refused(&mut self.model);
         }
@@ -390,10 +441,10 @@ impl Agent {
         self.news |= mended > 0;
         self.report.repaired_hooks += mended;
         self.news |= self.flows.tick(&self.object.store.flows);
+        if self.applied && self.ticks.is_multiple_of(HOOK_TICKS) {
+            self.socket_path.look_at_hooks(&self.pins);
+        }
         if self.ticks.is_multiple_of(HOUSEKEEPING_TICKS) {
-            if self.report.ready {
-                self.socket_path.look_at_hooks(&self.pins);
-            }
             if std::mem::replace(&mut self.news, false) {
                 self.tell();
                 give_back_memory();
@@ -409,6 +460,7 @@ impl Agent {
     /// Write the report, if it says anything new.
     fn tell(&mut self) {
         self.report.conditions = self.conditions();
+        self.report.canary = self.serving.scores();
         self.report.repaired_device_hooks = self.packet_path.repaired();
         let json = self.report.to_json();
         if self.reported.as_ref() == Some(&json) {
@@ -420,29 +472,8 @@ impl Agent {
         }
     }
 
-    fn conditions(&self) -> Vec<Condition> {
-        let warning = |about: String, message: &str| Condition {
-            severity: Severity::Warning,
-            about,
-            message: message.to_owned(),
-        };
-        let refused = self.reconciler.refused().map(|(name, message)| Condition {
-            severity: Severity::Refused,
-            about: format!("Service {name}"),
-            message: message.to_owned(),
-        });
-        let conflicts = self.reconciler.conflicts();
-        let conflicts =
-            conflicts.map(|(name, message)| warning(format!("Service {name}"), message));
-        let objects = self.model.conditions();
-        let objects = objects.into_iter().map(|(about, message)| warning(about, &message));
-        let packets = self.packet_path.conditions();
-        let packets = packets.into_iter().map(|(about, message)| warning(about, &message));
-        let flows = self.flows.conditions();
-        refused.chain(conflicts).chain(objects).chain(packets).chain(flows).collect()
-    }
-
     fn leave(&mut self) {
+        self.serving.stop();
         self.packet_path.stop();
         self.tell();
         self.lock.release();
@@ -454,33 +485,4 @@ impl Agent {
 fn give_back_memory() {
     // SAFETY: takes a flag; no memory in use is touched.
     unsafe { libmimalloc_sys::mi_collect(true) };
-}
-
-fn first_report(
-    config: &Config,
-    cgroup_root: &std::path::Path,
-    packet_path: &PacketPath,
-) -> Report {
-    let source = match &config.source {
-        Source::Manifests(directory) => format!("manifests in {}", directory.display()),
-        Source::Kubernetes { kubeconfig: Some(path), api_server: None } => {
-            format!("Kubernetes API of {}", path.display())
-        }
-        Source::Kubernetes { api_server: Some(url), .. } => format!("Kubernetes API at {url}"),
-        Source::Kubernetes { .. } => "Kubernetes API, in-cluster".to_owned(),
-    };
-    Report {
-        version: env!("MILLRACE_VERSION").to_owned(),
-        pid: std::process::id(),
-        node_name: config.node_name.clone(),
-        source,
-        cgroup_root: cgroup_root.display().to_string(),
-        sockets_off: !config.policy.socket_lb,
-        device_hooks: packet_path.means().name().to_owned(),
-        started_at: SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs(),
-        ..Report::default()
-    }
 }

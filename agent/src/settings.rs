@@ -4,6 +4,7 @@
 
 pub mod flags;
 pub mod parse;
+pub mod servers;
 
 use ipnetwork::IpNetwork;
 

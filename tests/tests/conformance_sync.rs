@@ -70,6 +70,7 @@ fn repeated_syncs_write_what_changed() -> Result<()> {
         ensure!(node.put(&endpoints(&["n1/0", "n2/0"]))?.ops > 0, "an endpoint is added");
         check(node, family, &[pod(ALL), ext(ALL_MASQ), unrelated])?;
         for _ in 0..3 {
+            let same = endpoints(&["n1/0", "n2/0"]);
             let rounds = [node.put(&one)?, node.put(&same)?, node.settle()?];
             ensure!(rounds.iter().all(|round| round.ops == 0), "{rounds:?}");
         }

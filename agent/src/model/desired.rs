@@ -1,6 +1,6 @@
 //! What one Service should look like on this node: the model's answer, the plan's question.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use millrace_common::address::{Address, Be16, Protocol, V4, V6};
@@ -24,8 +24,28 @@ pub struct Desired {
     pub service: ObjectName,
     /// Its ports, in the order of the object.
     pub ports: Vec<DesiredPort>,
+    /// What load balancers are told about it, if they ask this node.
+    pub health: Option<HealthCheck>,
     /// Fields of it and of its slices that are not used.
     pub problems: Vec<Problem>,
+}
+
+/// A Service's healthCheckNodePort, and how many endpoints on this node are ready.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HealthCheck {
+    /// The port.
+    pub port: u16,
+    /// Different IPv4 addresses of ready endpoints on this node; nothing: no IPv4 Service.
+    pub v4: Option<usize>,
+    /// The same for IPv6.
+    pub v6: Option<usize>,
+}
+
+impl HealthCheck {
+    /// The same with nobody there: for a Service that could not be served.
+    pub fn without_endpoints(self) -> Self {
+        Self { v4: self.v4.map(|_| 0), v6: self.v6.map(|_| 0), ..self }
+    }
 }
 
 /// One port of it.
@@ -119,7 +139,7 @@ impl<A> DesiredFamily<A> {
 impl Desired {
     /// A Service that should not exist.
     pub const fn absent(service: ObjectName) -> Self {
-        Self { service, ports: Vec::new(), problems: Vec::new() }
+        Self { service, ports: Vec::new(), health: None, problems: Vec::new() }
     }
 }
 
@@ -149,6 +169,26 @@ impl View<'_> {
             first.v6.frontends.extend(self.address());
         }
         ports
+    }
+
+    /// What its healthCheckNodePort says.
+    pub(super) fn health(&self) -> Option<HealthCheck> {
+        let port = self.service.health_check_port;
+        (port != 0).then(|| HealthCheck {
+            port,
+            v4: self.local_ready::<V4>(),
+            v6: self.local_ready::<V6>(),
+        })
+    }
+
+    /// Ready endpoints on this node, each address once whatever ports it has. Those that terminate
+    /// do not count, though they serve on: that is how a load balancer learns to go elsewhere.
+    fn local_ready<A: PerFamily>(&self) -> Option<usize> {
+        A::addresses(self.service)?;
+        let slices = self.slices.iter().filter(|slice| !slice.ports.is_empty());
+        let endpoints = slices.flat_map(|slice| A::endpoints(slice));
+        let ready = endpoints.filter(|e| Facts(e.facts).has(fact::LOCAL | fact::READY));
+        Some(ready.map(|endpoint| endpoint.address).collect::<BTreeSet<A>>().len())
     }
 
     /// The ClusterIP as such: refuses what is sent to none of the ports.

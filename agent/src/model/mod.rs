@@ -9,6 +9,7 @@
 pub mod address;
 pub mod desired;
 mod family;
+mod health;
 pub mod networks;
 mod node;
 pub mod problem;
@@ -51,6 +52,10 @@ pub struct Model {
     slice_list: ListState,
     cidr_list: ListState,
     node_list_complete: bool,
+    /// The Node was in the list that is being read.
+    node_listed: bool,
+    /// Services of our own, which no source knows.
+    internal: BTreeMap<Arc<ObjectName>, Desired>,
     /// Services that exist and were never readable since the start, and the list that named them.
     unreadable: BTreeMap<ObjectName, u32>,
     dirty: BTreeSet<Arc<ObjectName>>,
@@ -98,6 +103,8 @@ impl Model {
             slice_list: ListState::default(),
             cidr_list: ListState::default(),
             node_list_complete: false,
+            node_listed: false,
+            internal: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             dirty: BTreeSet::new(),
             problems: BTreeMap::new(),
@@ -109,6 +116,7 @@ impl Model {
     pub fn apply(&mut self, event: Event) {
         match event {
             Event::Begin(kind) => {
+                self.node_listed &= kind != Kind::Node;
                 if let Some(list) = self.list_mut(kind) {
                     list.number = list.number.wrapping_add(1);
                 }
@@ -141,6 +149,15 @@ impl Model {
         self.node_list_complete
     }
 
+    /// Have a Service of our own, or another in the place of the one of that name.
+    pub fn set_internal(&mut self, desired: Desired) {
+        let name = Arc::new(desired.service.clone());
+        if self.internal.get(&name) != Some(&desired) {
+            self.internal.insert(Arc::clone(&name), desired);
+            self.dirty.insert(name);
+        }
+    }
+
     /// The addresses of the node's interfaces: where NodePorts are served when the Node object does
     /// not say.
     pub fn set_node_addresses(&mut self, addresses: Vec<IpAddr>) {
@@ -166,7 +183,7 @@ impl Model {
 
     /// Have every Service looked at again.
     pub fn mark_all_dirty(&mut self) {
-        self.dirty.extend(self.services.keys().map(Arc::clone));
+        self.dirty.extend(self.services.keys().chain(self.internal.keys()).map(Arc::clone));
     }
 
     /// Whether [`take_dirty`](Self::take_dirty) would return any.
@@ -182,6 +199,9 @@ impl Model {
 
     /// What a Service should look like on this node. No ports: it should not exist.
     pub fn desired(&self, name: &ObjectName) -> Desired {
+        if let Some(internal) = self.internal.get(name) {
+            return internal.clone();
+        }
         let mut desired = Desired::absent(name.clone());
         let Some((name, entry)) = self.services.get_key_value(name) else {
             return desired;
@@ -202,6 +222,7 @@ impl Model {
             node_ports: &self.policy.node_port_addresses,
         };
         desired.ports = view.ports();
+        desired.health = view.health();
         desired
     }
 
@@ -266,7 +287,12 @@ impl Model {
 
     /// A full list is complete: what was not in it is gone.
     fn sweep(&mut self, kind: Kind) {
-        self.node_list_complete |= kind == Kind::Node;
+        if kind == Kind::Node {
+            self.node_list_complete = true;
+            if !self.node_listed {
+                self.node.is_gone();
+            }
+        }
         let Some(list) = self.list_mut(kind) else { return };
         list.complete = true;
         let number = list.number;
@@ -299,6 +325,7 @@ impl Model {
             Kind::Service => self.store_service(&name, None),
             Kind::EndpointSlice => self.store_slice(&name, None),
             Kind::ServiceCidr => self.networks.remove(&name),
+            Kind::Node if name.name == self.node_name => return self.node.is_gone(),
             Kind::Node => return,
         }
         self.problems.remove(&(kind, name));
@@ -318,7 +345,7 @@ impl Model {
                 }
             }
             Kind::ServiceCidr => self.networks.keep(name, self.cidr_list.number),
-            Kind::Node => {}
+            Kind::Node => self.node_listed |= name.name == self.node_name,
         }
     }
 
@@ -414,6 +441,7 @@ impl Model {
         if object.metadata.name != self.node_name {
             return;
         }
+        self.node_listed = true;
         let name = Arc::new(ObjectName::new("", self.node_name.as_str()));
         let mut reading = Reading::new(Kind::Node, Arc::clone(&name));
         let changed = self.node.update(object, &mut reading);

@@ -12,6 +12,8 @@ use crate::source::slim;
 
 /// The label that names a node's zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
+/// The taint that the cluster autoscaler puts on a node it is about to remove.
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// What is known about this node. Deleting the Node object forgets nothing: it may come back, and
 /// traffic should not change meanwhile.
@@ -19,6 +21,8 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 pub(super) struct Node {
     /// The Node object was seen.
     known: bool,
+    /// Load balancers may send to it: it is there, and is not about to go.
+    eligible: bool,
     pub(super) zone: Option<Box<str>>,
     /// From the Node object.
     internal: Vec<IpAddr>,
@@ -70,6 +74,8 @@ impl Node {
         let internal = internal_addresses(&object.status.addresses, reading);
         let changed = Changed { zone: zone != self.zone, addresses: internal != self.internal };
         self.known = true;
+        let is_leaving = object.spec.taints.iter().any(|taint| taint.key == TO_BE_DELETED);
+        self.eligible = object.metadata.deletion_timestamp.is_none() && !is_leaving;
         self.zone = zone;
         self.internal = internal;
         self.facts = NodeFacts::read(object);
@@ -79,6 +85,16 @@ impl Node {
     /// What the packet path uses of the object.
     pub(super) const fn facts(&self) -> &NodeFacts {
         &self.facts
+    }
+
+    /// The Node object is gone. Its zone and addresses are kept; that it may be sent to is not.
+    pub(super) const fn is_gone(&mut self) {
+        self.eligible = false;
+    }
+
+    /// Whether load balancers may send to it.
+    pub(super) const fn is_eligible(&self) -> bool {
+        self.eligible
     }
 
     /// Whether the Node object was ever seen.

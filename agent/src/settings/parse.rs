@@ -1,6 +1,8 @@
 //! Reads what an operator wrote into a [`Policy`](super::Policy)'s parts. Pure; every error names
 //! the flag, what was given, and what to write instead.
 
+use std::net::{IpAddr, SocketAddr};
+
 use ipnetwork::IpNetwork;
 use thiserror::Error;
 
@@ -21,6 +23,30 @@ pub struct Invalid {
 fn invalid(flag: &'static str, given: &str, fix: impl Into<String>) -> Invalid {
     let given = if given.is_empty() { "\"\"" } else { given };
     Invalid { flag, given: given.to_owned(), fix: fix.into() }
+}
+
+/// An address to listen on: `IP:PORT`, or an IP, which gets the usual port; empty: none.
+pub fn bind_address(
+    flag: &'static str,
+    given: &str,
+    port: u16,
+) -> Result<Option<SocketAddr>, Invalid> {
+    let given = given.trim();
+    if given.is_empty() {
+        return Ok(None);
+    }
+    let bare = given.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(given);
+    let alone = || bare.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, port));
+    match given.parse::<SocketAddr>().or_else(|_| alone()) {
+        Ok(address) if address.port() != 0 => Ok(Some(address)),
+        _ => {
+            let fix = format!(
+                "write an address and a port from 1 to 65535, such as 0.0.0.0:{port} or \
+                 [::]:{port}, or an empty text for none"
+            );
+            Err(invalid(flag, given, fix))
+        }
+    }
 }
 
 /// `on` or `off`.

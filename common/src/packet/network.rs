@@ -91,7 +91,7 @@ impl Family for V4 {
         quoted: bool,
         packet: &mut Packet<Self>,
     ) -> Result<(), Counter> {
-        let Some(header) = frame.load::<V4Header>(offset) else {
+        let Some(header) = frame.load_header::<V4Header>(offset) else {
             return Err(Counter::PassedMalformed);
         };
         let header_bytes = u32::from(header.version_length & 0x0f) * 4;
@@ -186,7 +186,7 @@ impl Family for V6 {
         quoted: bool,
         packet: &mut Packet<Self>,
     ) -> Result<(), Counter> {
-        let Some(header) = frame.load::<V6Header>(offset) else {
+        let Some(header) = frame.load_header::<V6Header>(offset) else {
             return Err(Counter::PassedMalformed);
         };
         let mut length = V6_BYTES + u32::from(header.length.get());

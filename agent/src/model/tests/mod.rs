@@ -3,6 +3,7 @@
 mod endpoints;
 mod events;
 mod frontends;
+mod health;
 mod networks;
 mod policy;
 mod selection;

@@ -1,6 +1,6 @@
 //! 7.4 to 7.6: `loadbalancer.go`, `conntrack.go`, `traffic_distribution.go`, `topology_hints.go`.
 
-use crate::conformance::scenario::{Section, missing, same};
+use crate::conformance::scenario::{Section, same};
 
 /// "LoadBalancers".
 pub const LOAD_BALANCER: Section = Section {
@@ -99,14 +99,18 @@ pub const LOAD_BALANCER: Section = Section {
         same(
             "externalTrafficPolicy Local: work for type=LoadBalancer",
             "the server sees the client's address; the health check port closes with the type",
-            &["lab_packet_load_balancer::local_external_policy_keeps_clients_addresses"],
+            &[
+                "lab_packet_load_balancer::local_external_policy_keeps_clients_addresses",
+                "lab_health_check_ports::node_port_and_health_check_node_port_when_the_policy_changes",
+            ],
         ),
-        missing(
+        same(
             "externalTrafficPolicy Local: only target nodes with endpoints",
-            "the health check port answers 200 on the endpoint's node only, and moves with the \
-             pod",
-            "the health check servers (healthCheckNodePort) are not part of this build yet; what \
-             the nodes serve is shown below",
+            "the health check port answers 200 on the endpoint's node only, and moves with the pod",
+            &[
+                "lab_health_check_ports::only_nodes_with_ready_endpoints_are_targets",
+                "conformance_objects::every_node_with_an_endpoint_serves_its_own",
+            ],
         ),
         same(
             "externalTrafficPolicy Local: target all nodes with endpoints",

@@ -1,6 +1,6 @@
 //! 8.2: `pkg/proxy/nftables/proxier_test.go`.
 
-use crate::conformance::scenario::{Section, missing, same};
+use crate::conformance::scenario::{Section, same};
 
 /// Packet flows.
 pub const FLOWS: Section = Section {
@@ -107,10 +107,13 @@ pub const FLOWS: Section = Section {
                 "lab_packet_load_balancer::addresses_of_proxies_are_left_to_them",
             ],
         ),
-        missing(
+        same(
             "healthCheckNodePort",
             "ready local endpoints alone are counted; none when they terminate",
-            "the health check servers (healthCheckNodePort) are not part of this build yet",
+            &[
+                "lab_health_check_ports::only_nodes_with_ready_endpoints_are_targets",
+                "lab_health_check_ports::terminating_endpoints_serve_and_do_not_count",
+            ],
         ),
         same(
             "No-local-endpoints metric",

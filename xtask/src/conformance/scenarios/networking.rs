@@ -33,10 +33,13 @@ pub const NETWORKING: Section = Section {
     number: "7.2",
     title: "Networking (test/e2e/network/networking.go)",
     rows: &[
-        missing(
+        same(
             "check kube-proxy urls",
             ":10256/healthz answers 200 with lastUpdated, :10249/proxyMode 200",
-            "the health and metrics servers are not part of this build yet",
+            &[
+                "lab_health::healthz_and_livez_say_what_kube_proxys_say",
+                "lab_health::the_metrics_port_is_kube_proxys",
+            ],
         ),
         same(
             "Granular: pod-Service http, udp",
@@ -105,6 +108,7 @@ pub const NETWORKING: Section = Section {
             "what somebody deletes returns (here: programs, links and pins)",
             &[
                 "lab_devices::what_somebody_removes_is_put_back",
+                "lab_canary::sockets_hooks_that_somebody_removes_are_put_back",
                 "lab_clsact::removed_filters_are_put_back",
             ],
         ),

@@ -196,9 +196,11 @@ pub const PAINS: Section = Section {
             "rollouts under externalTrafficPolicy Local lose traffic; the health check lied",
             &[
                 "lab_packet_load_balancer::rolling_updates_lose_no_connection",
-                "lab_packet_node_port::fallback_to_terminating_endpoints",
+                "lab_health_check_ports::terminating_endpoints_serve_and_do_not_count",
+                "lab_canary::packets_that_are_not_translated_are_noticed",
             ],
-        ),
+        )
+        .better("health means that a canary was translated, not that a process runs"),
         same(
             "24 kubernetes#135266",
             "a reused pod IP loses against its terminating ghost",
@@ -216,6 +218,7 @@ pub const PAINS: Section = Section {
                 "conformance_sync::a_failed_sync_is_made_good_by_the_next",
                 "millrace::apply::tests::failures_and_restarts_leave_no_trace",
                 "lab_devices::what_somebody_removes_is_put_back",
+                "lab_canary::sockets_hooks_that_somebody_removes_are_put_back",
             ],
         )
         .better("a failed round is repeated from what the maps hold; programs that somebody \

@@ -1,6 +1,6 @@
 //! 7.1: `test/e2e/network/service.go`.
 
-use crate::conformance::scenario::{Section, missing, same};
+use crate::conformance::scenario::{Section, same};
 
 /// "Services".
 pub const SERVICES: Section = Section {
@@ -238,12 +238,11 @@ pub const SERVICES: Section = Section {
             "a host of another node is seen by its own address",
             &["lab_packet_node_port::local_external_policy_knows_its_own_pods_from_strangers"],
         ),
-        missing(
+        same(
             "fail health check node port if there are only terminating endpoints",
             "the health check port answers 200, and 503 once the endpoint terminates, while the \
              NodePort still serves",
-            "the health check servers (healthCheckNodePort) are not part of this build yet; that \
-             the NodePort still serves is shown below",
+            &["lab_health_check_ports::terminating_endpoints_serve_and_do_not_count"],
         ),
         same(
             "fallback to terminating endpoints when there are no ready endpoints with \
@@ -290,8 +289,11 @@ pub const SERVICES: Section = Section {
         same(
             "NodePort and HealthCheckNodePort when externalTrafficPolicy changes",
             "Local: the endpoint's node answers with the client's address kept, others do not; \
-             Cluster: all answer; the health check as in 2.13",
-            &["lab_packet_node_port::changes_of_a_node_port_service_are_followed"],
+             Cluster: all answer; the health check port answers 200, 503, is closed, and returns",
+            &[
+                "lab_health_check_ports::node_port_and_health_check_node_port_when_the_policy_changes",
+                "lab_packet_node_port::changes_of_a_node_port_service_are_followed",
+            ],
         ),
         same(
             "connect to the ports exposed by restartable init containers (2: number, name)",

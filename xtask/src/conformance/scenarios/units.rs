@@ -1,6 +1,6 @@
 //! 8.3: unit tests elsewhere in `pkg/proxy` and `cmd/kube-proxy`.
 
-use crate::conformance::scenario::{Section, missing, same};
+use crate::conformance::scenario::{Section, same};
 
 /// The rest of them.
 pub const UNITS: Section = Section {
@@ -89,16 +89,27 @@ pub const UNITS: Section = Section {
                 "lab_packet_node_port::only_listed_addresses_serve_node_ports",
             ],
         ),
-        missing(
+        same(
             "healthcheck_test: proxy health",
             "queued and updated clocks per family, the taint, the Node's deletion: /healthz and \
              /livez",
-            "the health servers are not part of this build yet",
-        ),
-        missing(
+            &[
+                "millrace::health::tests::a_change_may_wait_for_two_sync_periods",
+                "millrace::health::tests::a_family_that_takes_no_part_is_absent",
+                "millrace::health::tests::only_healthz_asks_for_the_node",
+                "millrace::health::tests::bodies_are_kube_proxys",
+                "lab_health::healthz_and_livez_say_what_kube_proxys_say",
+            ],
+        )
+        .better("it also asks whether a canary connection is translated by every hook"),
+        same(
             "healthcheck_test: service health",
             "status, body and weight header of every healthCheckNodePort",
-            "the health check servers (healthCheckNodePort) are not part of this build yet",
+            &[
+                "millrace::health::tests::a_services_page_is_kube_proxys",
+                "lab_health_check_ports::node_port_and_health_check_node_port_when_the_policy_changes",
+                "lab_health_check_ports::a_port_is_one_services",
+            ],
         ),
         same(
             "bounded runner tests",
