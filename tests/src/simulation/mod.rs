@@ -177,12 +177,11 @@ impl Simulation {
 
     /// What the packet path's thread would write after every round.
     fn set_node_row(&mut self) {
-        let unknown = NodeFacts::default();
-        let facts = self.model.node_facts().unwrap_or(&unknown);
+        let facts: NodeFacts = self.model.node_facts().unwrap_or_default();
         let services = self.model.service_networks().unwrap_or_default();
         let known = Known {
             policy: &self.policy,
-            facts,
+            facts: &facts,
             devices: &self.devices,
             ports: Some(MASQUERADE_PORTS),
             services: &services,
