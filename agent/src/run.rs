@@ -2,6 +2,8 @@
 //!
 //! The kernel goes on by itself: whatever happens here, what is pinned keeps translating.
 
+mod configuration;
+mod owner;
 mod serving;
 mod telling;
 
@@ -13,25 +15,27 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
-use self::serving::Serving;
 use crate::apply::Reconciler;
 use crate::bpf::environment;
-use crate::bpf::object::{FlowCapacity, Object, Settings};
-use crate::bpf::packet::Means;
+use crate::bpf::object::{Object, Settings};
 use crate::bpf::pins::{Lock, Pins};
+use crate::canary::rows;
+use crate::config::finding::Findings;
+use crate::config::watch::Reloaded;
+use crate::config::{Effective, Source};
 use crate::devices::Device;
 use crate::flows::Sweeper;
-use crate::health::servers::Addresses;
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::net;
 use crate::packet_path::{Facts, PacketPath};
-use crate::plan::op::Capacity;
 use crate::report::Report;
-use crate::settings::Policy;
 use crate::socket_path::SocketPath;
-use crate::source::kube::KubeConfig;
-use crate::source::{self, EVENT_QUEUE_EVENTS, Event};
+use crate::source::open::Opened;
+use crate::source::{EVENT_QUEUE_EVENTS, Event};
+
+use self::configuration::Configuration;
+use self::serving::Serving;
 
 /// How often it is looked whether the guard is needed.
 const TICK: Duration = Duration::from_millis(250);
@@ -44,62 +48,39 @@ const HOOK_TICKS: u64 = 2;
 const RETRY_REFUSED_TICKS: u64 = 24;
 /// How long the first plan waits for the Node object, as long as kube-proxy does.
 const NODE_WAIT: Duration = Duration::from_secs(30);
-/// How long to wait for another agent to let go of the pins.
-const OWNER_WAIT: Duration = Duration::from_secs(30);
-/// How often to look whether it has.
-const OWNER_POLL: Duration = Duration::from_millis(50);
 /// Events taken before a round, at most: a flood must not keep what is known from being applied.
 const EVENTS_PER_ROUND: usize = 65_536;
 
-/// Where objects come from.
-#[derive(Clone, Debug)]
-pub enum Source {
-    /// A directory of manifests.
-    Manifests(PathBuf),
-    /// A Kubernetes API.
-    Kubernetes {
-        /// `--kubeconfig`.
-        kubeconfig: Option<PathBuf>,
-        /// `--api-server`.
-        api_server: Option<String>,
-    },
+/// A configuration, what is to be said about it, and where changes of it come from.
+pub struct Start {
+    /// The configuration.
+    pub config: Effective,
+    /// What is to be said about it.
+    pub findings: Findings,
+    /// Changes of the file.
+    pub changes: mpsc::Receiver<Reloaded>,
 }
 
-/// What `millrace run` was told.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Where objects come from.
-    pub source: Source,
-    /// The Node's name.
-    pub node_name: String,
-    /// Where to attach; found if not given.
-    pub cgroup_root: Option<PathBuf>,
-    /// Where to pin; found if not given.
-    pub bpffs: Option<PathBuf>,
-    /// Sizes of the maps that plans fill.
-    pub capacity: Capacity,
-    /// Sizes of the maps that packets fill.
-    pub flows: FlowCapacity,
-    /// What is served, and how.
-    pub policy: Policy,
-    /// By what means programs are attached to devices; none: the best that the kernel has.
-    pub device_hooks: Option<Means>,
-    /// Where health and metrics are served.
-    pub servers: Addresses,
-    /// All of this, as `/configz` shows it.
-    pub configz: String,
+/// Do what comes before serving, once: look at the node, load the programs, pin the maps.
+pub fn prepare(config: &Effective) -> Result<()> {
+    let loaded = Loaded::new(config)?;
+    loaded.lock.release();
+    tracing::info!("the node has what is needed; programs are loaded and maps pinned");
+    Ok(())
 }
 
 /// Run until SIGTERM or SIGINT.
-pub async fn run(config: Config) -> Result<()> {
+pub async fn run(mut start: Start) -> Result<()> {
+    let mut source = start.config.source.clone();
+    let node_name = start.config.node_name.clone();
     let metrics = Metrics::new().context("set up the metrics")?;
-    let source = open_source(&config, &metrics).await?;
-    let mut agent = Agent::start(&config, metrics)?;
+    let opened = Opened::open(&source, &node_name, metrics.requests()).await?;
+    let mut agent = Agent::start(&start, metrics)?;
     let (events, mut queue) = mpsc::channel(EVENT_QUEUE_EVENTS);
     let (found, mut devices) = watch::channel(None);
     let mut follower = tokio::spawn(net::devices::follow(found));
     let mut packet_outcomes = agent.packet_path.outcomes();
-    let mut watcher = tokio::spawn(watch_source(source, config.node_name, events));
+    let mut watcher = tokio::spawn(opened.watch(node_name.clone(), events.clone()));
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut tick = interval(TICK);
@@ -120,6 +101,21 @@ pub async fn run(config: Config) -> Result<()> {
             Ok(()) = devices.changed() => {
                 let found = devices.borrow_and_update().clone();
                 found.into_iter().for_each(|devices| agent.take_devices(devices));
+            }
+            Some(reloaded) = start.changes.recv() => {
+                if let Some(wanted) = agent.reload(reloaded, &source) {
+                    match Opened::open(&wanted, &node_name, agent.metrics.requests()).await {
+                        Ok(opened) => {
+                            // A full list follows, and with it what is no longer there goes.
+                            watcher.abort();
+                            agent.change_source(&wanted);
+                            let again = opened.watch(node_name.clone(), events.clone());
+                            watcher = tokio::spawn(again);
+                            source = wanted;
+                        }
+                        Err(error) => agent.configuration.failed(&format!("{error:#}")),
+                    }
+                }
             }
             ended = packet_outcomes.changed() => {
                 // What it was is read where it is needed.
@@ -151,71 +147,6 @@ fn bail_on(ended: Result<Result<()>, tokio::task::JoinError>, what: &str) -> Res
     }
 }
 
-/// A source that can be followed.
-enum Opened {
-    Manifests(PathBuf),
-    Kubernetes(Box<kube::Client>),
-}
-
-/// See that the source can be reached at all, before anything in the kernel is touched. (An API
-/// server that does not answer can be: it will.)
-async fn open_source(config: &Config, metrics: &Metrics) -> Result<Opened> {
-    match &config.source {
-        Source::Manifests(directory) => {
-            std::fs::read_dir(directory).with_context(|| {
-                format!("--manifests {}: create it or name another", directory.display())
-            })?;
-            Ok(Opened::Manifests(directory.clone()))
-        }
-        Source::Kubernetes { kubeconfig, api_server } => {
-            let access = KubeConfig {
-                kubeconfig: kubeconfig.clone(),
-                api_server: api_server.clone(),
-                requests: Some(metrics.requests()),
-                ..KubeConfig::in_cluster(config.node_name.clone())
-            };
-            Ok(Opened::Kubernetes(Box::new(source::kube::client(&access).await?)))
-        }
-    }
-}
-
-/// Follow the source until nobody listens.
-async fn watch_source(
-    source: Opened,
-    node_name: String,
-    events: mpsc::Sender<Event>,
-) -> Result<()> {
-    match source {
-        Opened::Manifests(directory) => source::files::watch(directory, events).await,
-        Opened::Kubernetes(client) => {
-            source::kube::watch(*client, &node_name, events).await;
-            Ok(())
-        }
-    }
-}
-
-/// Wait for the present owner to go: one that was killed may take a while to be gone.
-fn become_owner(pins: &Pins) -> Result<Lock> {
-    let begun = Instant::now();
-    let mut said = false;
-    loop {
-        if let Some(lock) = pins.lock().context("lock the pins")? {
-            return Ok(lock);
-        }
-        if begun.elapsed() > OWNER_WAIT {
-            bail!(
-                "another agent owns {} (`millrace status` shows its pid): stop it first, or give \
-                 this one its own --bpffs and --cgroup-root",
-                pins.root().display()
-            );
-        }
-        if !std::mem::replace(&mut said, true) {
-            tracing::info!("waiting for the agent that owns {}", pins.root().display());
-        }
-        std::thread::sleep(OWNER_POLL);
-    }
-}
-
 /// Everything the loop owns.
 struct Agent {
     model: Model,
@@ -240,11 +171,22 @@ struct Agent {
     swept: bool,
     knows_addresses: bool,
     lock: Lock,
+    configuration: Configuration,
+    /// When the last round ended.
+    last_round: Option<Instant>,
 }
 
-impl Agent {
-    /// Find what is needed, become the owner, load, adopt what is pinned.
-    fn start(config: &Config, metrics: Metrics) -> Result<Self> {
+/// What comes before serving.
+struct Loaded {
+    cgroup_root: PathBuf,
+    pins: Pins,
+    lock: Lock,
+    object: Object,
+}
+
+impl Loaded {
+    /// Look at the node, become the owner, load.
+    fn new(config: &Effective) -> Result<Self> {
         environment::check()?;
         environment::lift_memory_limit()?;
         let cgroup_root = environment::cgroup_root(config.cgroup_root.as_deref())?;
@@ -252,29 +194,40 @@ impl Agent {
         let pins = Pins::new(&bpffs);
         std::fs::create_dir_all(pins.root())
             .with_context(|| format!("create {}", pins.root().display()))?;
-        let lock = become_owner(&pins)?;
+        let lock = owner::become_owner(&pins)?;
         let settings = Settings {
-            capacity: config.capacity,
+            capacity: rows::with_reserve(config.capacity),
             flows: config.flows,
             node_netns_cookie: net::cookie::netns_cookie()
                 .context("read the network namespace's cookie")?
                 .unwrap_or(0),
         };
-        let mut object = Object::load(&pins, &settings)?;
+        let object = Object::load(&pins, &settings)?;
+        Ok(Self { cgroup_root, pins, lock, object })
+    }
+}
+
+impl Agent {
+    /// Load, adopt what is pinned.
+    fn start(start: &Start, metrics: Metrics) -> Result<Self> {
+        let config = &start.config;
+        let Loaded { cgroup_root, pins, lock, mut object } = Loaded::new(config)?;
         let reconciler = Reconciler::recover(&mut object.store)?;
-        let packet_path =
-            PacketPath::new(&object, &pins, &config.policy, config.device_hooks, &metrics)?;
+        let hooks = config.device_hooks;
+        let packet_path = PacketPath::new(&object, &pins, &config.policy, hooks, &metrics)?;
+        let mut model = Model::new(config.node_name.clone(), config.policy.clone());
+        model.guard_api_server(matches!(config.source, Source::Kubernetes { .. }));
         let sockets = config.policy.socket_lb.then_some(cgroup_root.as_path());
         let mut agent = Self {
-            model: Model::new(config.node_name.clone(), config.policy.clone()),
+            model,
             reconciler,
             object,
             pins,
-            serving: Serving::start(config.servers, config.configz.clone(), sockets, &metrics)?,
+            serving: Serving::start(config, sockets, &metrics)?,
             report: telling::first_report(config, &cgroup_root, &packet_path),
             socket_path: SocketPath::new(cgroup_root, config.policy.socket_lb),
             packet_path,
-            flows: Sweeper::default(),
+            flows: Sweeper::new(config.timeouts),
             metrics,
             reported: None,
             news: false,
@@ -285,6 +238,8 @@ impl Agent {
             swept: false,
             knows_addresses: false,
             lock,
+            configuration: Configuration::new(config.clone(), &start.findings),
+            last_round: None,
         };
         agent.begin_metrics()?;
         // The maps have been serving: bring their programs up to date at once. New maps are
@@ -328,7 +283,7 @@ impl Agent {
     /// Tell the packet path what it must know of this node.
     fn update_packet_path(&mut self) {
         self.packet_path.update(Facts {
-            node: self.model.node_facts().cloned(),
+            node: self.model.node_facts(),
             settled: self.is_node_settled(),
             services: self.model.service_networks(),
         });
@@ -345,7 +300,7 @@ impl Agent {
             self.swept = true;
             self.reconciler.mark_known(&mut self.model);
         }
-        if self.model.has_dirty() {
+        if self.model.has_dirty() && !self.is_too_soon() {
             let dropped = self.reconciler.drops();
             self.round();
             if self.applied && self.reconciler.drops() && !dropped {
@@ -378,6 +333,32 @@ impl Agent {
         self.tell();
     }
 
+    /// The operator wants rounds to be further apart: the next tick comes by again.
+    fn is_too_soon(&self) -> bool {
+        let least = self.configuration.in_force().min_sync_period;
+        self.applied && self.last_round.is_some_and(|ended| ended.elapsed() < least)
+    }
+
+    /// The configuration file says something else. Some: another source, or the same one anew.
+    fn reload(&mut self, reloaded: Reloaded, source: &Source) -> Option<Source> {
+        self.news = true;
+        if !self.configuration.take(reloaded) {
+            return None;
+        }
+        let config = self.configuration.in_force();
+        self.flows.set_timeouts(config.timeouts);
+        self.serving.configure(config);
+        self.packet_path.set_policy(config.policy.clone());
+        let lists_anew = self.model.set_policy(config.policy.clone());
+        (lists_anew || config.source != *source).then(|| config.source.clone())
+    }
+
+    fn change_source(&mut self, source: &Source) {
+        self.model.forget_source_conditions();
+        self.model.guard_api_server(matches!(source, Source::Kubernetes { .. }));
+        self.report.source.clone_from(&self.configuration.in_force().source_chosen);
+    }
+
     fn round(&mut self) {
         self.news = true;
         self.serving.monitor.queued();
@@ -398,6 +379,7 @@ impl Agent {
                 tracing::error!("applying failed, will read the maps back and retry: {error:#}");
             }
         }
+        self.last_round = Some(Instant::now());
     }
 
     /// The first plan is carried out: let sockets use it, and say so.

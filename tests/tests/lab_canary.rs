@@ -81,6 +81,7 @@ fn ready_is_who_translates_through_every_hook() -> Result<()> {
     // It is nobody's business besides.
     let services = world.agent("n1").services_json()?;
     ensure!(services.as_array().map(Vec::len) == Some(2), "{services}");
+    let told = world.agent("n1").status_json()?;
     let used = told["maps"].as_array().context("maps")?;
     let services = used.iter().find(|map| map["name"] == "services").context("services")?;
     ensure!(services["used"] == 2 && services["size"] == 2000, "{services}");

@@ -27,6 +27,7 @@ use crate::plan::occupancy::MapRoom;
 use crate::report::Condition;
 
 use census::Census;
+use rules::Timeouts;
 use sweep::{Counts, Sweep, TableCounts};
 
 /// How long one step may take. Between two there are the loop's ticks of 250 ms, so this is the
@@ -74,6 +75,7 @@ pub struct Sweeper {
     ended: Option<Instant>,
     /// The last step failed.
     has_failed: bool,
+    timeouts: Timeouts,
 }
 
 /// What one whole pass over the tables found.
@@ -147,6 +149,16 @@ enum Family {
 }
 
 impl Sweeper {
+    /// With what an operator has decided.
+    pub fn new(timeouts: Timeouts) -> Self {
+        Self { timeouts, ..Self::default() }
+    }
+
+    /// He has decided something else.
+    pub const fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts;
+    }
+
     /// Go on for [`STEP`] at most. True: there are other conditions than before.
     pub fn tick(&mut self, store: &FlowStore) -> bool {
         match self.proceed(store) {
@@ -183,7 +195,7 @@ impl Sweeper {
     fn step(&mut self, store: &FlowStore, now_secs: u32) -> Result<bool> {
         let (family, table) = STAGES[self.stage];
         let pressed = self.census.is_tight();
-        let at = sweep::Now { secs: now_secs, pressed };
+        let at = sweep::Now { secs: now_secs, pressed, timeouts: self.timeouts };
         let begun = Instant::now();
         let done = match family {
             Family::V4 => self.v4.step(&store.v4, table, &mut self.cursor, at)?,

@@ -73,6 +73,11 @@ impl Core {
         Self { timeout, v4, v6, node_eligible: false, alive: Duration::ZERO }
     }
 
+    /// A change may wait for another while from now on.
+    pub const fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
     fn side_mut(&mut self, family: Family) -> &mut Side {
         match family {
             Family::V4 => &mut self.v4,

@@ -4,7 +4,6 @@
 //! [`core`] decides (pure), [`pages`] words it, [`servers`] keeps the two servers of the node,
 //! [`node_ports`] one for each Service with a healthCheckNodePort.
 
-pub mod configz;
 pub mod core;
 pub mod node_ports;
 pub mod notices;
@@ -20,8 +19,6 @@ use millrace_common::address::Family;
 
 use self::core::{Core, Moment, Verdict};
 
-/// kube-proxy's `syncPeriod`, unless the operator says otherwise.
-pub const SYNC_PERIOD: std::time::Duration = std::time::Duration::from_secs(30);
 /// Sync periods that a change may wait before that is unhealthy.
 const PATIENCE_PERIODS: u32 = 2;
 
@@ -39,6 +36,11 @@ impl Monitor {
         let monitor = Self { core: Arc::new(Mutex::new(core)), started: Instant::now() };
         monitor.updated();
         monitor
+    }
+
+    /// The operator wants another one.
+    pub fn set_sync_period(&self, sync_period: std::time::Duration) {
+        self.core().set_timeout(sync_period * PATIENCE_PERIODS);
     }
 
     fn now(&self) -> Moment {

@@ -14,7 +14,7 @@ use super::slice::Slice;
 use super::sources::{Range, Sources};
 use super::topology::{self, Facts, Policy, fact};
 use super::zones::Zones;
-use crate::settings::NodePortAddresses;
+use crate::settings::{self, NodePortAddresses};
 use crate::source::ObjectName;
 
 /// One Service on this node. No ports: it should not exist.
@@ -150,7 +150,7 @@ pub(super) struct View<'a> {
     pub(super) slices: Vec<&'a Slice>,
     pub(super) node: &'a Node,
     pub(super) zones: &'a Zones,
-    pub(super) node_ports: &'a NodePortAddresses,
+    pub(super) policy: &'a settings::Policy,
 }
 
 impl View<'_> {
@@ -261,9 +261,11 @@ impl View<'_> {
         add(port.port, &addresses.external, Kind::ExternalIp);
         if port.node_port != 0 {
             let loopback: Vec<A> = A::LOOPBACK.iter().filter_map(|ip| A::from_ip(*ip)).collect();
-            add(port.node_port, &self.node.node_port_addresses(self.node_ports), Kind::NodePort);
+            let which = &self.policy.node_port_addresses;
+            add(port.node_port, &self.node.node_port_addresses(which), Kind::NodePort);
             // Networks that somebody lists are meant to be all there are.
-            if !matches!(self.node_ports, NodePortAddresses::Networks(_)) {
+            let is_listed = matches!(which, NodePortAddresses::Networks(_));
+            if self.policy.localhost_node_ports && !is_listed {
                 add(port.node_port, &loopback, Kind::NodePort);
             }
         }

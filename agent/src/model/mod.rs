@@ -9,9 +9,11 @@
 pub mod address;
 pub mod desired;
 mod family;
+mod guard;
 mod health;
 pub mod networks;
 mod node;
+mod policy;
 pub mod problem;
 mod service;
 mod slice;
@@ -29,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::desired::{Desired, View};
+use self::guard::Guard;
 use self::networks::{Networks, ServiceNetworks};
 pub use self::node::NodeFacts;
 use self::node::{Changed, Node};
@@ -38,7 +41,7 @@ use self::slice::Slice;
 pub use self::slice::family_name;
 use self::triggers::{Pending, Triggers};
 use self::zones::Zones;
-use crate::settings::{NodePortAddresses, Policy};
+use crate::settings::Policy;
 use crate::source::{Event, Kind, Object, ObjectName, slim};
 
 /// What manifests that leave out the namespace mean.
@@ -68,6 +71,7 @@ pub struct Model {
     triggers: Triggers,
     problems: BTreeMap<(Kind, Arc<ObjectName>), Box<[Problem]>>,
     source_conditions: BTreeMap<String, String>,
+    guard: Guard,
 }
 
 /// A Service and its slices; either may be known before the other.
@@ -100,10 +104,12 @@ struct ListState {
 impl Model {
     /// An empty model for the node of that name.
     pub fn new(node_name: impl Into<String>, policy: Policy) -> Self {
+        let mut node = Node::default();
+        node.set_primary(policy.bind_address);
         Self {
             node_name: node_name.into(),
             policy,
-            node: Node::default(),
+            node,
             zones: Zones::new(),
             networks: Networks::new(),
             services: HashMap::new(),
@@ -120,6 +126,7 @@ impl Model {
             triggers: Triggers::default(),
             problems: BTreeMap::new(),
             source_conditions: BTreeMap::new(),
+            guard: Guard::default(),
         }
     }
 
@@ -177,7 +184,7 @@ impl Model {
     }
 
     /// What the packet path uses of the Node object; nothing while that was never seen.
-    pub fn node_facts(&self) -> Option<&NodeFacts> {
+    pub fn node_facts(&self) -> Option<NodeFacts> {
         self.node.is_known().then(|| self.node.facts())
     }
 
@@ -190,6 +197,7 @@ impl Model {
 
     /// Have a Service looked at again.
     pub fn mark_dirty(&mut self, name: ObjectName) {
+        self.guard.may_have_rows(&name);
         self.dirty.insert(Arc::new(name));
     }
 
@@ -206,7 +214,7 @@ impl Model {
     /// Whether a Service exists of which nothing is known: what the maps hold of it from an earlier
     /// run is the best there is.
     pub fn is_unreadable(&self, name: &ObjectName) -> bool {
-        self.unreadable.contains_key(name)
+        self.unreadable.contains_key(name) || self.keeps_rows(name)
     }
 
     /// What a Service should look like on this node. No ports: it should not exist.
@@ -214,6 +222,12 @@ impl Model {
         if let Some(internal) = self.internal.get(name) {
             return internal.clone();
         }
+        let desired = self.known(name);
+        self.guarded(desired)
+    }
+
+    /// What follows from what is known of a Service.
+    fn known(&self, name: &ObjectName) -> Desired {
         let mut desired = Desired::absent(name.clone());
         let Some((name, entry)) = self.services.get_key_value(name) else {
             return desired;
@@ -226,16 +240,14 @@ impl Model {
             desired.problems.extend(self.problems_of(Kind::EndpointSlice, slice));
         }
         let slices = entry.slices.iter().filter_map(|name| self.slices.get(name));
-        let view = View {
-            service,
-            slices: slices.map(|seen| &seen.object).collect(),
-            node: &self.node,
-            zones: &self.zones,
-            node_ports: &self.policy.node_port_addresses,
-        };
+        let view = self.view(service, slices.map(|seen| &seen.object).collect());
         desired.ports = view.ports();
         desired.health = view.health();
         desired
+    }
+
+    const fn view<'a>(&'a self, service: &'a Service, slices: Vec<&'a Slice>) -> View<'a> {
+        View { service, slices, node: &self.node, zones: &self.zones, policy: &self.policy }
     }
 
     /// Where ClusterIPs are; to be in force before what is planned for them. Nothing before all
@@ -256,30 +268,10 @@ impl Model {
         }
         conditions.extend(self.networks.condition());
         conditions.extend(self.useless_node_port_networks());
+        conditions.extend(self.guard_condition());
         let sources = self.source_conditions.iter();
         conditions.extend(sources.map(|(key, message)| (key.clone(), message.clone())));
         conditions
-    }
-
-    fn unknown_node(&self) -> (String, String) {
-        let message = "no Node of this name is known: without its zone, hints by zone are not \
-                       obeyed, and NodePorts are served on the addresses of the interfaces; if the \
-                       name is wrong, no endpoint counts as local: give --node-name the name that \
-                       `kubectl get nodes` shows";
-        (format!("Node {}", self.node_name), message.to_owned())
-    }
-
-    /// Networks for NodePorts that are loopback: such a NodePort would be another one in every pod.
-    fn useless_node_port_networks(&self) -> Vec<(String, String)> {
-        let NodePortAddresses::Networks(networks) = &self.policy.node_port_addresses else {
-            return Vec::new();
-        };
-        let loopback = networks.iter().filter(|network| network.ip().is_loopback());
-        let message = "a loopback network: NodePorts are not served on it; take it out (without a \
-                       list of networks, or with `primary`, the node's own processes reach \
-                       NodePorts on loopback)";
-        let about = |network| (format!("--nodeport-addresses {network}"), message.to_owned());
-        loopback.map(about).collect()
     }
 
     fn problems_of(&self, kind: Kind, name: &Arc<ObjectName>) -> impl Iterator<Item = Problem> {
@@ -327,7 +319,8 @@ impl Model {
             let gone = self.unreadable.extract_if(.., |_, list| *list != number);
             self.dirty.extend(gone.map(|(name, _)| Arc::new(name)));
             let services = self.services.values();
-            self.networks.cover_only(services.filter_map(|entry| entry.service.as_ref()));
+            let services = services.filter_map(|entry| entry.service.as_ref());
+            self.networks.cover_only(services.chain(self.guard.service()));
         }
     }
 
@@ -388,6 +381,7 @@ impl Model {
             self.dirty.insert(Arc::clone(name));
         }
         self.drop_if_empty(name);
+        self.remember_good(name);
     }
 
     /// The slice belongs to the service from now on.

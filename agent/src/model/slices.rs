@@ -57,7 +57,9 @@ impl Model {
         if let Some(trigger) = trigger.filter(|_| old.and_then(|old| old.trigger) != caused) {
             self.triggers.add(name, trigger);
         }
-        self.link(&object.service, name);
+        let service = Arc::clone(&object.service);
+        self.link(&service, name);
         self.slices.insert(Arc::clone(name), Seen { object, list, trigger: caused });
+        self.remember_good(&service);
     }
 }

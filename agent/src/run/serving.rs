@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use http::StatusCode;
 use millrace_common::address::Family;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -14,10 +13,11 @@ use crate::apply::Reconciler;
 use crate::canary::rows;
 use crate::canary::sockets::{News, Sockets};
 use crate::canary::tally::{Score, Tally};
+use crate::config::Effective;
+use crate::health::Monitor;
 use crate::health::node_ports::{NodePorts, Wanted};
 use crate::health::notices::{Board, Notices};
-use crate::health::servers::{self, Addresses, Sources};
-use crate::health::{Monitor, SYNC_PERIOD};
+use crate::health::servers::{self, Answered, Sources};
 use crate::metrics::Metrics;
 use crate::model::Model;
 
@@ -25,6 +25,8 @@ use crate::model::Model;
 pub struct Serving {
     /// How the agent is.
     pub monitor: Monitor,
+    /// What `/configz` says.
+    configz: watch::Sender<String>,
     servers: JoinHandle<Result<()>>,
     notices: [watch::Receiver<Notices>; 2],
     node_ports: watch::Sender<Wanted>,
@@ -39,28 +41,25 @@ pub struct Serving {
 impl Serving {
     /// Start the servers, and a helper for the sockets that are served below a cgroup; none: none
     /// are.
-    pub fn start(
-        addresses: Addresses,
-        configz: String,
-        cgroup: Option<&Path>,
-        metrics: &Metrics,
-    ) -> Result<Self> {
-        let monitor = Monitor::new(SYNC_PERIOD);
+    pub fn start(config: &Effective, cgroup: Option<&Path>, metrics: &Metrics) -> Result<Self> {
+        let monitor = Monitor::new(config.sync_period);
+        let (configz, shown) = watch::channel(config.configz().to_string());
         let (board, notices) = Board::new();
         let (port_board, port_notices) = Board::new();
         let sources = Sources {
             monitor: monitor.clone(),
             metrics: render(metrics.clone()),
-            config: Arc::new(move || configz.clone()),
+            config: Arc::new(move || shown.borrow().clone()),
             answered: count(metrics.clone()),
         };
-        let servers = tokio::spawn(servers::run(addresses, sources, board));
+        let servers = tokio::spawn(servers::run(config.servers(), sources, board));
         let (node_ports, wanted) = watch::channel(Wanted::default());
         tokio::spawn(NodePorts::new(monitor.clone(), port_board).run(wanted));
         let sockets = cgroup.map(|root| Sockets::start(root, metrics.clone())).transpose()?;
         let (silence, silent) = watch::channel(News::default());
         Ok(Self {
             monitor,
+            configz,
             servers,
             notices: [notices, port_notices],
             node_ports,
@@ -69,6 +68,12 @@ impl Serving {
             sockets,
             packets: None,
         })
+    }
+
+    /// The operator wants something else.
+    pub fn configure(&self, config: &Effective) {
+        self.monitor.set_sync_period(config.sync_period);
+        self.configz.send_replace(config.configz().to_string());
     }
 
     /// Wait until something is new. An error ends the agent.
@@ -174,7 +179,7 @@ fn render(metrics: Metrics) -> Arc<dyn Fn() -> String + Send + Sync> {
 }
 
 /// Counts the answers of the health server.
-fn count(metrics: Metrics) -> Arc<dyn Fn(&str, StatusCode) + Send + Sync> {
+fn count(metrics: Metrics) -> Answered {
     Arc::new(move |path, code| match path {
         "/healthz" => metrics.healthz(code.as_u16()),
         "/livez" => metrics.livez(code.as_u16()),

@@ -4,8 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 
-use super::{Agent, Config, Source};
+use super::Agent;
 use crate::apply::Round;
+use crate::config::Effective;
 use crate::metrics;
 use crate::packet_path::PacketPath;
 use crate::report::{Condition, Report, Severity};
@@ -34,7 +35,8 @@ impl Agent {
         let serving = self.serving.conditions().into_iter();
         let serving = serving.map(|(about, message)| warning(about, &message));
         let of_objects = refused.chain(conflicts).chain(objects);
-        of_objects.chain(packets).chain(flows).chain(serving).collect()
+        let configuration = self.configuration.conditions();
+        of_objects.chain(packets).chain(flows).chain(serving).chain(configuration).collect()
     }
 
     /// From now on changes are measured, and maps may be read.
@@ -70,23 +72,15 @@ impl Agent {
 
 /// What is known at the start.
 pub fn first_report(
-    config: &Config,
+    config: &Effective,
     cgroup_root: &std::path::Path,
     packet_path: &PacketPath,
 ) -> Report {
-    let source = match &config.source {
-        Source::Manifests(directory) => format!("manifests in {}", directory.display()),
-        Source::Kubernetes { kubeconfig: Some(path), api_server: None } => {
-            format!("Kubernetes API of {}", path.display())
-        }
-        Source::Kubernetes { api_server: Some(url), .. } => format!("Kubernetes API at {url}"),
-        Source::Kubernetes { .. } => "Kubernetes API, in-cluster".to_owned(),
-    };
     Report {
         version: env!("MILLRACE_VERSION").to_owned(),
         pid: std::process::id(),
         node_name: config.node_name.clone(),
-        source,
+        source: config.source_chosen.clone(),
         cgroup_root: cgroup_root.display().to_string(),
         sockets_off: !config.policy.socket_lb,
         device_hooks: packet_path.means().name().to_owned(),

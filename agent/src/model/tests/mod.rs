@@ -3,6 +3,7 @@
 mod endpoints;
 mod events;
 mod frontends;
+mod guard;
 mod health;
 mod networks;
 mod policy;
