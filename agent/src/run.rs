@@ -431,15 +431,20 @@ impl Agent {
             about: format!("Service {name}"),
             message: message.to_owned(),
         });
-        let conflicts = self.reconciler.conflicts();
-        let conflicts =
-            conflicts.map(|(name, message)| warning(format!("Service {name}"), message));
+        let conflicts = self.reconciler.conflicts().flat_map(|(loser, conflict)| {
+            let owner = &conflict.owner;
+            let told = warning(format!("Service {loser}"), &conflict.to_string());
+            let also = || warning(format!("Service {owner}"), &conflict.for_owner(loser));
+            [Some(told), (owner != loser).then(also)].into_iter().flatten()
+        });
+        let clashes = self.reconciler.clashes();
+        let clashes = clashes.map(|(_, problem)| warning(problem.key(), &problem.message()));
         let objects = self.model.conditions();
         let objects = objects.into_iter().map(|(about, message)| warning(about, &message));
         let packets = self.packet_path.conditions();
         let packets = packets.into_iter().map(|(about, message)| warning(about, &message));
         let flows = self.flows.conditions();
-        refused.chain(conflicts).chain(objects).chain(packets).chain(flows).collect()
+        refused.chain(conflicts).chain(clashes).chain(objects).chain(packets).chain(flows).collect()
     }
 
     fn leave(&mut self) {

@@ -3,6 +3,8 @@
 mod endpoints;
 mod events;
 mod frontends;
+mod hostile;
+mod limits;
 mod networks;
 mod policy;
 mod selection;

@@ -1,0 +1,70 @@
+//! What the model has to say to people.
+
+use std::collections::BTreeMap;
+
+use super::Model;
+use super::problem::Problem;
+use crate::settings::NodePortAddresses;
+use crate::source::{Kind, ObjectName};
+
+impl Model {
+    /// What a person should know: unusable fields of objects, and what the sources say about
+    /// themselves. Key: what it is about; value: what is wrong and how to mend it.
+    pub fn conditions(&self) -> BTreeMap<String, String> {
+        let problems = self.problems.values().flatten();
+        let mut conditions: BTreeMap<String, String> =
+            problems.map(|problem| (problem.key(), problem.message())).collect();
+        if self.node_list_complete && !self.node.is_known() {
+            let (key, message) = self.unknown_node();
+            conditions.insert(key, message);
+        }
+        conditions.extend(self.networks.condition());
+        conditions.extend(self.useless_node_port_networks());
+        let sources = self.source_conditions.iter();
+        conditions.extend(sources.map(|(key, message)| (key.clone(), message.clone())));
+        conditions
+    }
+
+    fn unknown_node(&self) -> (String, String) {
+        let message = "no Node of this name is known: without its zone, hints by zone are not \
+                       obeyed, and NodePorts are served on the addresses of the interfaces; if the \
+                       name is wrong, no endpoint counts as local: give --node-name the name that \
+                       `kubectl get nodes` shows";
+        (format!("Node {}", self.node_name), message.to_owned())
+    }
+
+    /// Networks for NodePorts that are loopback: such a NodePort would be another one in every pod.
+    fn useless_node_port_networks(&self) -> Vec<(String, String)> {
+        let NodePortAddresses::Networks(networks) = &self.policy.node_port_addresses else {
+            return Vec::new();
+        };
+        let loopback = networks.iter().filter(|network| network.ip().is_loopback());
+        let message = "a loopback network: NodePorts are not served on it; take it out (without a \
+                       list of networks, or with `primary`, the node's own processes reach \
+                       NodePorts on loopback)";
+        let about = |network| (format!("--nodeport-addresses {network}"), message.to_owned());
+        loopback.map(about).collect()
+    }
+
+    /// Every field of an object that cannot be used.
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.values().flatten()
+    }
+
+    /// The Service that an EndpointSlice belongs to.
+    pub fn service_of_slice(&self, slice: &ObjectName) -> Option<&ObjectName> {
+        self.slices.get(slice).map(|seen| seen.object.service.as_ref())
+    }
+
+    /// What tells a Service from others of its name, before and after it; nothing if that is not
+    /// known.
+    pub fn uid_of_service(&self, name: &ObjectName) -> Option<String> {
+        let uid = self.services.get(name)?.uid;
+        (uid != 0).then(|| super::identity::text(uid))
+    }
+
+    /// Whether the kind's problem is one that every node sees alike.
+    pub const fn is_about_this_node(kind: Kind) -> bool {
+        matches!(kind, Kind::Node)
+    }
+}
