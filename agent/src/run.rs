@@ -2,8 +2,11 @@
 //!
 //! The kernel goes on by itself: whatever happens here, what is pinned keeps translating.
 
+mod telling;
+
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,13 +18,15 @@ use crate::bpf::environment;
 use crate::bpf::object::{FlowCapacity, Object, Settings};
 use crate::bpf::packet::Means;
 use crate::bpf::pins::{Lock, Pins};
+use crate::complaints;
 use crate::devices::Device;
+use crate::events::{Recorder, Sink, Weight, reason};
 use crate::flows::Sweeper;
 use crate::model::Model;
 use crate::net;
 use crate::packet_path::{Facts, PacketPath};
 use crate::plan::op::Capacity;
-use crate::report::{Condition, Report, Severity};
+use crate::report::Report;
 use crate::settings::Policy;
 use crate::socket_path::SocketPath;
 use crate::source::kube::KubeConfig;
@@ -57,6 +62,16 @@ pub enum Source {
     },
 }
 
+impl Source {
+    /// Addresses that the API server was said to have.
+    fn api_addresses(&self) -> Vec<IpAddr> {
+        let Self::Kubernetes { api_server: Some(url), .. } = self else { return Vec::new() };
+        let host = url.parse::<http::Uri>().ok().and_then(|url| url.host().map(str::to_owned));
+        let address = host.and_then(|host| host.trim_matches(['[', ']']).parse().ok());
+        address.into_iter().collect()
+    }
+}
+
 /// What `millrace run` was told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -81,8 +96,9 @@ pub struct Config {
 /// Run until SIGTERM or SIGINT.
 pub async fn run(config: Config) -> Result<()> {
     let source = open_source(&config).await?;
-    let mut agent = Agent::start(&config)?;
     let (events, mut queue) = mpsc::channel(EVENT_QUEUE_EVENTS);
+    let recorder = Recorder::start(&config.node_name, source.sink(), events.clone());
+    let mut agent = Agent::start(&config, recorder)?;
     let (found, mut devices) = watch::channel(None);
     let mut follower = tokio::spawn(net::devices::follow(found));
     let mut packet_outcomes = agent.packet_path.outcomes();
@@ -138,6 +154,16 @@ fn bail_on(ended: Result<Result<()>, tokio::task::JoinError>, what: &str) -> Res
 enum Opened {
     Manifests(PathBuf),
     Kubernetes(Box<kube::Client>),
+}
+
+impl Opened {
+    /// Where Events about its objects go.
+    fn sink(&self) -> Sink {
+        match self {
+            Self::Manifests(_) => Sink::Log,
+            Self::Kubernetes(client) => Sink::Api(client.as_ref().clone()),
+        }
+    }
 }
 
 /// See that the source can be reached at all, before anything in the kernel is touched. (An API
@@ -202,6 +228,7 @@ fn become_owner(pins: &Pins) -> Result<Lock> {
 struct Agent {
     model: Model,
     reconciler: Reconciler,
+    recorder: Recorder,
     object: Object,
     pins: Pins,
     socket_path: SocketPath,
@@ -220,7 +247,7 @@ struct Agent {
 
 impl Agent {
     /// Find what is needed, become the owner, load, adopt what is pinned.
-    fn start(config: &Config) -> Result<Self> {
+    fn start(config: &Config, recorder: Recorder) -> Result<Self> {
         environment::check()?;
         environment::lift_memory_limit()?;
         let cgroup_root = environment::cgroup_root(config.cgroup_root.as_deref())?;
@@ -242,9 +269,10 @@ impl Agent {
         let mut agent = Self {
             model: Model::new(config.node_name.clone(), config.policy.clone()),
             reconciler,
+            recorder,
             object,
             pins,
-            report: first_report(config, &cgroup_root, &packet_path),
+            report: telling::first_report(config, &cgroup_root, &packet_path),
             socket_path: SocketPath::new(cgroup_root, config.policy.socket_lb),
             packet_path,
             flows: Sweeper::default(),
@@ -256,6 +284,8 @@ impl Agent {
             knows_addresses: false,
             lock,
         };
+        agent.model.set_api_servers(config.source.api_addresses());
+        agent.recorder.once_about_node(Weight::Normal, reason::STARTING, "");
         // The maps have been serving: bring their programs up to date at once. New maps are
         // attached when they are filled.
         if agent.object.adopted {
@@ -408,7 +438,9 @@ impl Agent {
 
     /// Write the report, if it says anything new.
     fn tell(&mut self) {
-        self.report.conditions = self.conditions();
+        let objects = complaints::of_objects(&self.model, &self.reconciler);
+        self.recorder.standing(complaints::notices(&self.model, &objects));
+        self.report.conditions = self.conditions(objects);
         self.report.repaired_device_hooks = self.packet_path.repaired();
         let json = self.report.to_json();
         if self.reported.as_ref() == Some(&json) {
@@ -418,33 +450,6 @@ impl Agent {
             Ok(()) => self.reported = Some(json),
             Err(error) => tracing::error!("cannot write the report: {error}"),
         }
-    }
-
-    fn conditions(&self) -> Vec<Condition> {
-        let warning = |about: String, message: &str| Condition {
-            severity: Severity::Warning,
-            about,
-            message: message.to_owned(),
-        };
-        let refused = self.reconciler.refused().map(|(name, message)| Condition {
-            severity: Severity::Refused,
-            about: format!("Service {name}"),
-            message: message.to_owned(),
-        });
-        let conflicts = self.reconciler.conflicts().flat_map(|(loser, conflict)| {
-            let owner = &conflict.owner;
-            let told = warning(format!("Service {loser}"), &conflict.to_string());
-            let also = || warning(format!("Service {owner}"), &conflict.for_owner(loser));
-            [Some(told), (owner != loser).then(also)].into_iter().flatten()
-        });
-        let clashes = self.reconciler.clashes();
-        let clashes = clashes.map(|(_, problem)| warning(problem.key(), &problem.message()));
-        let objects = self.model.conditions();
-        let objects = objects.into_iter().map(|(about, message)| warning(about, &message));
-        let packets = self.packet_path.conditions();
-        let packets = packets.into_iter().map(|(about, message)| warning(about, &message));
-        let flows = self.flows.conditions();
-        refused.chain(conflicts).chain(clashes).chain(objects).chain(packets).chain(flows).collect()
     }
 
     fn leave(&mut self) {
@@ -459,33 +464,4 @@ impl Agent {
 fn give_back_memory() {
     // SAFETY: takes a flag; no memory in use is touched.
     unsafe { libmimalloc_sys::mi_collect(true) };
-}
-
-fn first_report(
-    config: &Config,
-    cgroup_root: &std::path::Path,
-    packet_path: &PacketPath,
-) -> Report {
-    let source = match &config.source {
-        Source::Manifests(directory) => format!("manifests in {}", directory.display()),
-        Source::Kubernetes { kubeconfig: Some(path), api_server: None } => {
-            format!("Kubernetes API of {}", path.display())
-        }
-        Source::Kubernetes { api_server: Some(url), .. } => format!("Kubernetes API at {url}"),
-        Source::Kubernetes { .. } => "Kubernetes API, in-cluster".to_owned(),
-    };
-    Report {
-        version: env!("MILLRACE_VERSION").to_owned(),
-        pid: std::process::id(),
-        node_name: config.node_name.clone(),
-        source,
-        cgroup_root: cgroup_root.display().to_string(),
-        sockets_off: !config.policy.socket_lb,
-        device_hooks: packet_path.means().name().to_owned(),
-        started_at: SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs(),
-        ..Report::default()
-    }
 }

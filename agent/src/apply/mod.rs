@@ -51,6 +51,8 @@ pub struct Reconciler {
     planner: Planner,
     /// Services that do not fit, and why.
     refused: BTreeMap<ObjectName, String>,
+    /// Those of them that are larger than any may be.
+    too_large: BTreeSet<ObjectName>,
     /// Frontends that a service does not get, because others have them.
     conflicts: BTreeMap<ObjectName, Vec<Conflict>>,
     /// What of a service is not used because of other objects.
@@ -77,6 +79,7 @@ impl Reconciler {
         Ok(Self {
             planner,
             refused: BTreeMap::new(),
+            too_large: BTreeSet::new(),
             conflicts: BTreeMap::new(),
             clashes: BTreeMap::new(),
             dropping: BTreeSet::new(),
@@ -161,10 +164,12 @@ impl Reconciler {
         let mut texts: Vec<String> = problems.map(ToString::to_string).collect();
         keep(&mut self.clashes, &name, clashes);
         self.refused.remove(&name);
+        self.too_large.remove(&name);
         if let Some(why) = &desired.too_large {
             let text = format!("Service {name} is not updated: {why}");
             texts.push(text.clone());
             self.refused.insert(name.clone(), text);
+            self.too_large.insert(name.clone());
             self.log(name, texts);
             return (Vec::new(), Vec::new());
         }
@@ -219,6 +224,11 @@ impl Reconciler {
     /// Services that do not fit, and why.
     pub fn refused(&self) -> impl Iterator<Item = (&ObjectName, &str)> {
         self.refused.iter().map(|(name, text)| (name, text.as_str()))
+    }
+
+    /// Whether a Service is refused for being larger than any may be.
+    pub fn is_too_large(&self, name: &ObjectName) -> bool {
+        self.too_large.contains(name)
     }
 
     /// Frontends that services do not get, and who has them.

@@ -11,9 +11,13 @@ impl Model {
     /// What a person should know: unusable fields of objects, and what the sources say about
     /// themselves. Key: what it is about; value: what is wrong and how to mend it.
     pub fn conditions(&self) -> BTreeMap<String, String> {
-        let problems = self.problems.values().flatten();
-        let mut conditions: BTreeMap<String, String> =
-            problems.map(|problem| (problem.key(), problem.message())).collect();
+        let problems = self.problems().map(|problem| (problem.key(), problem.message()));
+        problems.chain(self.general_conditions()).collect()
+    }
+
+    /// What of that is not about a field of an object.
+    pub fn general_conditions(&self) -> BTreeMap<String, String> {
+        let mut conditions = BTreeMap::new();
         if self.node_list_complete && !self.node.is_known() {
             let (key, message) = self.unknown_node();
             conditions.insert(key, message);
@@ -63,8 +67,20 @@ impl Model {
         (uid != 0).then(|| super::identity::text(uid))
     }
 
-    /// Whether the kind's problem is one that every node sees alike.
-    pub const fn is_about_this_node(kind: Kind) -> bool {
-        matches!(kind, Kind::Node)
+    /// Objects of which a source says that they cannot be read, and what it says.
+    pub fn unreadable(&self) -> impl Iterator<Item = (Kind, ObjectName, &str)> {
+        let object = |about: &str| {
+            let (kind, name) = about.split_once(' ')?;
+            let kind = Kind::ALL.into_iter().find(|known| known.to_string() == kind)?;
+            let name = match name.split_once('/') {
+                Some((namespace, name)) if kind.is_namespaced() => ObjectName::new(namespace, name),
+                None if !kind.is_namespaced() && !name.contains(' ') => ObjectName::new("", name),
+                _ => return None,
+            };
+            Some((kind, name))
+        };
+        self.source_conditions.iter().filter_map(move |(about, message)| {
+            object(about).map(|(kind, name)| (kind, name, message.as_str()))
+        })
     }
 }
