@@ -3,7 +3,8 @@
 //! One file per command, in the order a newcomer meets them: [`setup`] installs what is missing,
 //! [`build`] makes the BPF object and the binaries, [`demo`], [`lab`] and [`bench`] run them,
 //! [`test`] checks everything, [`tidy`] is the part of it that reads the source text, [`fuzz`]
-//! the part that has no end, [`kernels`] the part that boots other kernels than this machine's.
+//! the part that has no end, [`kernels`] the part that boots other kernels than this machine's;
+//! [`image`] makes what a DaemonSet runs.
 //! Underneath:
 //! [`toolchain`] decides how Rust becomes BPF, [`apt`] and [`packages`] deal with Debian,
 //! [`command`] runs other programs, [`libtest`] reads what test binaries print.
@@ -14,6 +15,7 @@ mod build;
 mod command;
 mod demo;
 mod fuzz;
+mod image;
 mod kernels;
 mod lab;
 mod libtest;
@@ -32,6 +34,7 @@ const USAGE: &str = "\
 Usage: cargo xtask <command>
 
   setup                     find what is missing on this machine and install it (as root)
+  setup --build-only        the same for building alone: no lab, no kernels
   build [--features F]      build the BPF object, then every binary
   demo [ARG...]             setup, build, then show a small cluster at work (--keep: leave it up)
   lab up                    setup, build, then a cluster of namespaces for a person
@@ -46,6 +49,8 @@ Usage: cargo xtask <command>
                             random frames through the loaded programs and the native build
   kernels [--kernel 5.10|6.1|6.12|newest]... [--update]
                             Millrace on Debian's kernels, in QEMU; fetches, never installs, them
+  image [--tag NAME | --root DIR]
+                            the container image, or the directory that becomes it
   tidy                      only the checks on the source text
   help                      this text
 
@@ -74,6 +79,8 @@ fn dispatch(args: &[String]) -> Result<ExitCode> {
     };
     match name.as_str() {
         "setup" if rest.is_empty() => setup::run().map(|()| ExitCode::SUCCESS),
+        "setup" if rest == ["--build-only"] => setup::for_build().map(|()| ExitCode::SUCCESS),
+        "image" => image::run(rest).map(|()| ExitCode::SUCCESS),
         "build" => build::run(rest).map(|()| ExitCode::SUCCESS),
         "demo" => demo::run(rest),
         "lab" => lab::run(rest),
