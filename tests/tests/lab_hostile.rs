@@ -251,7 +251,9 @@ fn of_two_that_claim_one_address_the_first_has_it_until_it_goes() -> Result<()> 
     told(world.agent("n1"), "Service shop/another", "is the ExternalIP of Service shop/first")?;
     told(world.agent("n1"), "Service shop/first", "is wanted by Service shop/another")?;
     reach(&client, to, &["a"])?;
-    world.agent("n1").restart()?;
+    world.agent("n1").stop()?;
+    world.agent("n1").start_again()?;
+    world.agent("n1").wait_ready()?;
     reach(&client, to, &["a"])?;
     world.delete(&first)?;
     reach(&client, to, &["b"])
@@ -303,6 +305,8 @@ fn authors_of_bad_objects_find_events_about_them() -> Result<()> {
     ensure!(starting["type"] == "Normal" && starting["reportingController"] == "millrace");
     ensure!(starting["reportingInstance"] == "n1" && starting["regarding"]["uid"] == "n1");
 
+    let pods = [pod(&kube.world, "a")];
+    kube.server.put_all([service("web", 1, 80).value(), slice("web", &pods).value()]);
     let bad: Vec<Value> =
         thieves(&kube.world).into_iter().chain(garbage()).flat_map(|(_, all)| all).collect();
     // The API server would not have let a name like this one in.
@@ -335,8 +339,9 @@ fn authors_of_bad_objects_find_events_about_them() -> Result<()> {
     let node = kube.world.lab.node("n1").address(Family::V4).to_string();
     ensure!(thief["note"].as_str().is_some_and(|note| note.contains(&node)), "{thief}");
     let events = kube.server.events();
-    let of_thief = events.iter().filter(|event| event["regarding"]["name"] == "thief");
-    ensure!(of_thief.count() == 1, "{events:#?}");
+    let thief = |event: &&Value| event["regarding"]["name"] == "thief";
+    let rejected = |event: &&Value| event["reason"] == "FrontendRejected";
+    ensure!(events.iter().filter(thief).filter(rejected).count() == 1, "{events:#?}");
     Ok(())
 }
 

@@ -19,7 +19,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause after a failure; it doubles with each.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 /// Up to this.
-const PAUSE_MAX: Duration = Duration::from_secs(60);
+const PAUSE_MAX: Duration = Duration::from_secs(20);
 /// What the condition is about.
 const ABOUT: &str = "Kubernetes Events";
 
@@ -75,7 +75,13 @@ impl Writer {
                     // News come in between two writes as well.
                     Some(Duration::ZERO)
                 }
-                Err(wait) => wait,
+                Err(wait) => {
+                    if wait.is_none() {
+                        // What could not be written is not worth it any more.
+                        self.tell(None).await;
+                    }
+                    wait
+                }
             };
             tokio::select! {
                 biased;

@@ -97,7 +97,8 @@ async fn take_event(
     if let Some(status) = faults.event_status {
         return refuse(status, "Forbidden");
     }
-    if let Some(refusal) = fail(shared, &faults, &request) {
+    // Requests that are to fail by number are lists and watches.
+    if let Some(refusal) = wrong_token(&faults, &request) {
         return refusal;
     }
     let method = request.method().clone();
@@ -138,6 +139,10 @@ fn fail(shared: &Shared, faults: &Faults, request: &Request<Incoming>) -> Option
         };
         return Some(refuse(status, reason));
     }
+    wrong_token(faults, request)
+}
+
+fn wrong_token(faults: &Faults, request: &Request<Incoming>) -> Option<Response<Body>> {
     let token = faults.token.as_ref()?;
     let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let right = given.and_then(|value| value.strip_prefix("Bearer ")) == Some(token);
