@@ -2,23 +2,30 @@
 
 use std::io::IsTerminal;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use millrace::bpf::object::FlowCapacity;
-use millrace::bpf::packet::Means;
+use millrace::config;
+use millrace::config::effective::Log;
+use millrace::config::file::Recipe;
+use millrace::config::finding::{Findings, Weight};
+use millrace::config::flags::ConfigFlags;
+use millrace::config::merge::GivenFlag;
 use millrace::ctl::flows::Filter;
 use millrace::ctl::{self, Output};
-use millrace::plan::op::Capacity;
-use millrace::run::{self, Config, Source};
-use millrace::settings::flags::PolicyFlags;
+use millrace::run::{self, Start};
+use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
-/// What is logged unless `MILLRACE_LOG` says otherwise. The client's own lines repeat at every
+/// What is logged unless the operator says otherwise. The client's own lines repeat at every
 /// retry what we say once.
 const DEFAULT_LOG: &str = "info,kube_client=off";
+/// kube-proxy's `-v` from which on we say more: there, 4 is "debug" and 6 shows requests.
+const DEBUG_VERBOSITY: i64 = 4;
+/// The same for everything.
+const TRACE_VERBOSITY: i64 = 6;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -34,7 +41,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve this node's Services until SIGTERM; what is pinned goes on serving after it.
-    Run(Box<RunArgs>),
+    Run(ConfigFlags),
     /// Is it serving, and if not, what is wrong. Works with the agent dead. Exit code 3: unhealthy.
     Status(ReadArgs),
     /// Every frontend on this node and where it leads from here. Works with the agent dead.
@@ -51,6 +58,11 @@ enum Command {
         #[command(flatten)]
         read: ReadArgs,
     },
+    /// Check a configuration, or explain it.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
     /// Detach every program and remove every pin: Services are no longer translated.
     Cleanup {
         /// Directory on a BPF file system that the agent pins in; default: where one is mounted.
@@ -63,6 +75,26 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
     },
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Every error, warning and note. Exit code 1: there are errors.
+    Check(ExplainArgs),
+    /// Every setting: its value, where that comes from, and what it does here.
+    Print(ExplainArgs),
+}
+
+#[derive(Args)]
+struct ExplainArgs {
+    /// The configuration, as --config.
+    #[arg(value_name = "FILE")]
+    file: Option<String>,
+    /// How to print; yaml: the documents with every value in force.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: ctl::config::Output,
+    #[command(flatten)]
+    flags: ConfigFlags,
 }
 
 #[derive(Args)]
@@ -101,58 +133,6 @@ impl From<FlowArgs> for Filter {
     }
 }
 
-#[derive(Args)]
-struct RunArgs {
-    /// Read Services, EndpointSlices, Nodes and ServiceCIDRs from the YAML and JSON files in this
-    /// directory, live.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "api_server"])]
-    manifests: Option<PathBuf>,
-    /// Read them from the Kubernetes API that this kubeconfig names.
-    #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
-    /// Address of the Kubernetes API, instead of the one in the kubeconfig or the pod's
-    /// environment.
-    #[arg(long, value_name = "URL")]
-    api_server: Option<String>,
-    /// Name of this node's Node object; default: the host's name in lower case.
-    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
-    node_name: Option<String>,
-    /// cgroup2 directory whose processes are served; default: where cgroup2 is mounted.
-    #[arg(long, value_name = "PATH")]
-    cgroup_root: Option<PathBuf>,
-    /// Directory on a BPF file system to pin in; default: where one is mounted.
-    #[arg(long, value_name = "PATH")]
-    bpffs: Option<PathBuf>,
-    /// Service ports there is room for.
-    #[arg(long, value_name = "ROWS", default_value_t = Capacity::default().services)]
-    max_services: u32,
-    /// Backends there is room for, of each IP family.
-    #[arg(long, value_name = "ROWS", default_value_t = Capacity::default().backends)]
-    max_backends: u32,
-    /// Places in lists of backends there is room for.
-    #[arg(long, value_name = "ROWS", default_value_t = Capacity::default().slots)]
-    max_slots: u32,
-    /// Frontends (address and port) there is room for, of each IP family.
-    #[arg(long, value_name = "ROWS", default_value_t = Capacity::default().frontends)]
-    max_frontends: u32,
-    /// Prefixes of loadBalancerSourceRanges there is room for, of each IP family; every port of a
-    /// Service has its own.
-    #[arg(long, value_name = "ROWS", default_value_t = Capacity::default().sources)]
-    max_source_ranges: u32,
-    /// Entries for established flows there is room for, of each IP family (a flow takes 2 to 4).
-    #[arg(long, value_name = "ROWS", default_value_t = FlowCapacity::default().established)]
-    max_flows: u32,
-    /// Entries for flows that were not answered yet, likewise.
-    #[arg(long, value_name = "ROWS", default_value_t = FlowCapacity::default().half_open)]
-    max_half_open: u32,
-    /// How programs are attached to devices: auto (tcx links where the kernel has them, Linux 6.6),
-    /// tcx, clsact (filters).
-    #[arg(long, value_name = "auto|tcx|clsact", default_value = "auto")]
-    device_hooks: String,
-    #[command(flatten)]
-    policy: PolicyFlags,
-}
-
 fn main() -> ExitCode {
     match dispatch(Cli::parse().command) {
         Ok(code) => code,
@@ -170,7 +150,24 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     }
     match command {
-        Command::Run(args) => serve(*args)?,
+        Command::Run(flags) => return serve(flags),
+        Command::Config { command } => {
+            let (args, is_check) = match command {
+                ConfigCommand::Check(args) => (args, true),
+                ConfigCommand::Print(args) => (args, false),
+            };
+            let mut given = args.flags.given;
+            if let Some(file) = args.file {
+                given.retain(|flag| flag.name != "--config");
+                given.push(GivenFlag { name: "--config", values: vec![file] });
+            }
+            let recipe = Recipe::of(given);
+            return if is_check {
+                ctl::config::check(&recipe, args.output)
+            } else {
+                ctl::config::print(&recipe, args.output)
+            };
+        }
         Command::Status(args) => return ctl::status::status(args.bpffs.as_deref(), args.output),
         Command::Services { service, read } => {
             ctl::services::services(read.bpffs.as_deref(), service.as_deref(), read.output)?;
@@ -184,83 +181,82 @@ fn dispatch(command: Command) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn serve(args: RunArgs) -> Result<()> {
-    let filter =
-        EnvFilter::try_from_env("MILLRACE_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
-    let config = args.config()?;
+/// `millrace run`, and what kube-proxy does instead with some flags.
+fn serve(flags: ConfigFlags) -> Result<ExitCode> {
+    let recipe = Recipe::of(flags.given);
+    if recipe.asks("--version") {
+        ctl::version(Output::Text);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let text = recipe.read()?;
+    let (config, findings) = recipe.resolve(text.as_deref())?;
+    let Some(config) = config else { bail!("{}", findings.errors()) };
+    if let Some(path) = recipe.value("--write-config-to") {
+        ctl::config::write(&config, Path::new(path))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if recipe.asks("--cleanup") {
+        ctl::cleanup::cleanup(config.bpffs.as_deref())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    start_log(&config.log)?;
+    say(&findings);
+    if let Some(score) = config.oom_score_adj {
+        adjust_oom_score(score);
+    }
+    let (sender, changes) = mpsc::channel(1);
+    let is_init = recipe.asks("--init-only");
+    if !is_init {
+        config::watch::follow(recipe, text, sender)?;
+    }
+    let start = Start { config, findings, changes };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // The loop, and one for the sources: a node's cores are for its pods.
         .worker_threads(2)
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    let result = runtime.block_on(run::run(config));
+    let result = if is_init {
+        let _inside = runtime.enter();
+        run::prepare(&start)
+    } else {
+        runtime.block_on(run::run(start))
+    };
     // Whoever stops us should not wait for a source in the middle of a read.
     runtime.shutdown_background();
-    result
+    result.map(|()| ExitCode::SUCCESS)
 }
 
-impl RunArgs {
-    fn config(self) -> Result<Config> {
-        let source = match self.manifests {
-            Some(directory) => Source::Manifests(directory),
-            None => Source::Kubernetes { kubeconfig: self.kubeconfig, api_server: self.api_server },
-        };
-        let capacity = Capacity {
-            services: self.max_services,
-            backends: self.max_backends,
-            slots: self.max_slots,
-            frontends: self.max_frontends,
-            sources: self.max_source_ranges,
-        };
-        let flows = FlowCapacity { established: self.max_flows, half_open: self.max_half_open };
-        for (flag, rows) in [
-            ("--max-services", capacity.services),
-            ("--max-backends", capacity.backends),
-            ("--max-slots", capacity.slots),
-            ("--max-frontends", capacity.frontends),
-            ("--max-source-ranges", capacity.sources),
-            ("--max-flows", flows.established),
-            ("--max-half-open", flows.half_open),
-        ] {
-            if rows < 2 {
-                bail!("{flag} {rows}: give at least 2");
-            }
-        }
-        Ok(Config {
-            source,
-            node_name: node_name(self.node_name)?,
-            cgroup_root: self.cgroup_root,
-            bpffs: self.bpffs,
-            capacity,
-            flows,
-            policy: self.policy.policy()?,
-            device_hooks: match self.device_hooks.as_str() {
-                "auto" => None,
-                "tcx" => Some(Means::Tcx),
-                "clsact" => Some(Means::Clsact),
-                other => bail!("--device-hooks {other}: write auto, tcx or clsact"),
-            },
-        })
-    }
-}
-
-/// As kube-proxy: what is given or the host's name, trimmed and in lower case; blank is an error.
-fn node_name(given: Option<String>) -> Result<String> {
-    let name = match given {
-        Some(name) => name,
-        None => {
-            std::fs::read_to_string("/proc/sys/kernel/hostname").context("read the host name")?
-        }
+fn start_log(log: &Log) -> Result<()> {
+    let filter = match (&log.filter, log.verbosity) {
+        (Some(filter), _) => filter.as_str(),
+        (None, ..DEBUG_VERBOSITY) => DEFAULT_LOG,
+        (None, DEBUG_VERBOSITY..TRACE_VERBOSITY) => "debug,kube_client=off",
+        (None, _) => "trace,kube_client=off",
     };
-    let name = name.trim().to_lowercase();
-    if name.is_empty() {
-        bail!("--node-name is blank: give the name of this node's Node object");
+    let filter = EnvFilter::try_new(filter)
+        .with_context(|| format!("MILLRACE_LOG {filter:?}: write debug, or MODULE=debug,info"))?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if log.json {
+        lines.json().init();
+    } else {
+        lines.with_ansi(std::io::stderr().is_terminal()).init();
     }
-    Ok(name)
+    Ok(())
+}
+
+fn say(findings: &Findings) {
+    for finding in findings.of(Weight::Warning) {
+        tracing::warn!("{}: {}", finding.place, finding.message);
+    }
+    for finding in findings.of(Weight::Note) {
+        tracing::info!("{}: {}", finding.place, finding.message);
+    }
+}
+
+/// As kube-proxy: not having the right to is no reason not to serve.
+fn adjust_oom_score(score: i64) {
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
+        tracing::info!(score, "oom_score_adj stays as it was: {error}");
+    }
 }

@@ -2,10 +2,9 @@
 //!
 //! The kernel goes on by itself: whatever happens here, what is pinned keeps translating.
 
+mod configuration;
 mod telling;
 
-use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -15,22 +14,24 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::apply::Reconciler;
 use crate::bpf::environment;
-use crate::bpf::object::{FlowCapacity, Object, Settings};
-use crate::bpf::packet::Means;
+use crate::bpf::object::{Object, Settings};
 use crate::bpf::pins::{Lock, Pins};
 use crate::complaints;
+use crate::config::finding::Findings;
+use crate::config::watch::Reloaded;
+use crate::config::{Effective, Source};
 use crate::devices::Device;
-use crate::events::{Recorder, Sink, Weight, reason};
+use crate::events::{Recorder, Weight, reason};
 use crate::flows::Sweeper;
 use crate::model::Model;
 use crate::net;
 use crate::packet_path::{Facts, PacketPath};
-use crate::plan::op::Capacity;
 use crate::report::Report;
-use crate::settings::Policy;
 use crate::socket_path::SocketPath;
-use crate::source::kube::KubeConfig;
-use crate::source::{self, EVENT_QUEUE_EVENTS, Event};
+use crate::source::open::Opened;
+use crate::source::{EVENT_QUEUE_EVENTS, Event};
+
+use self::configuration::Configuration;
 
 /// How often it is looked whether the guard is needed.
 const TICK: Duration = Duration::from_millis(250);
@@ -48,61 +49,36 @@ const OWNER_POLL: Duration = Duration::from_millis(50);
 /// Events taken before a round, at most: a flood must not keep what is known from being applied.
 const EVENTS_PER_ROUND: usize = 65_536;
 
-/// Where objects come from.
-#[derive(Clone, Debug)]
-pub enum Source {
-    /// A directory of manifests.
-    Manifests(PathBuf),
-    /// A Kubernetes API.
-    Kubernetes {
-        /// `--kubeconfig`.
-        kubeconfig: Option<PathBuf>,
-        /// `--api-server`.
-        api_server: Option<String>,
-    },
+/// A configuration, what is to be said about it, and where changes of it come from.
+pub struct Start {
+    /// The configuration.
+    pub config: Effective,
+    /// What is to be said about it.
+    pub findings: Findings,
+    /// Changes of the file.
+    pub changes: mpsc::Receiver<Reloaded>,
 }
 
-impl Source {
-    /// Addresses that the API server was said to have.
-    fn api_addresses(&self) -> Vec<IpAddr> {
-        let Self::Kubernetes { api_server: Some(url), .. } = self else { return Vec::new() };
-        let host = url.parse::<http::Uri>().ok().and_then(|url| url.host().map(str::to_owned));
-        let address = host.and_then(|host| host.trim_matches(['[', ']']).parse().ok());
-        address.into_iter().collect()
-    }
-}
-
-/// What `millrace run` was told.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Where objects come from.
-    pub source: Source,
-    /// The Node's name.
-    pub node_name: String,
-    /// Where to attach; found if not given.
-    pub cgroup_root: Option<PathBuf>,
-    /// Where to pin; found if not given.
-    pub bpffs: Option<PathBuf>,
-    /// Sizes of the maps that plans fill.
-    pub capacity: Capacity,
-    /// Sizes of the maps that packets fill.
-    pub flows: FlowCapacity,
-    /// What is served, and how.
-    pub policy: Policy,
-    /// By what means programs are attached to devices; none: the best that the kernel has.
-    pub device_hooks: Option<Means>,
+/// Do what comes before serving, once: look at the node, load the programs, pin the maps.
+pub fn prepare(start: &Start) -> Result<()> {
+    let mut agent = Agent::start(start, Recorder::silent())?;
+    agent.leave();
+    Ok(())
 }
 
 /// Run until SIGTERM or SIGINT.
-pub async fn run(config: Config) -> Result<()> {
-    let source = open_source(&config).await?;
+pub async fn run(mut start: Start) -> Result<()> {
+    let mut source = start.config.source.clone();
+    let node_name = start.config.node_name.clone();
+    let opened = Opened::open(&source, &node_name).await?;
     let (events, mut queue) = mpsc::channel(EVENT_QUEUE_EVENTS);
-    let recorder = Recorder::start(&config.node_name, source.sink(), events.clone());
-    let mut agent = Agent::start(&config, recorder)?;
+    let recorder = Recorder::start(&node_name, opened.sink(), events.clone());
+    let mut agent = Agent::start(&start, recorder)?;
+    agent.recorder.once_about_node(Weight::Normal, reason::STARTING, "");
     let (found, mut devices) = watch::channel(None);
     let mut follower = tokio::spawn(net::devices::follow(found));
     let mut packet_outcomes = agent.packet_path.outcomes();
-    let mut watcher = tokio::spawn(watch_source(source, config.node_name, events));
+    let mut watcher = tokio::spawn(opened.watch(node_name.clone(), events.clone()));
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut tick = interval(TICK);
@@ -123,6 +99,22 @@ pub async fn run(config: Config) -> Result<()> {
             Ok(()) = devices.changed() => {
                 let found = devices.borrow_and_update().clone();
                 found.into_iter().for_each(|devices| agent.take_devices(devices));
+            }
+            Some(reloaded) = start.changes.recv() => {
+                if let Some(wanted) = agent.reload(reloaded, &source) {
+                    match Opened::open(&wanted, &node_name).await {
+                        Ok(opened) => {
+                            // A full list follows, and with it what is no longer there goes.
+                            watcher.abort();
+                            agent.change_source(&wanted);
+                            agent.recorder.write_to(opened.sink());
+                            let again = opened.watch(node_name.clone(), events.clone());
+                            watcher = tokio::spawn(again);
+                            source = wanted;
+                        }
+                        Err(error) => agent.configuration.failed(&format!("{error:#}")),
+                    }
+                }
             }
             ended = packet_outcomes.changed() => {
                 // What it was is read where it is needed.
@@ -147,58 +139,6 @@ fn bail_on(ended: Result<Result<()>, tokio::task::JoinError>, what: &str) -> Res
         Ok(Ok(())) => bail!("{what} ended"),
         Ok(Err(error)) => Err(error.context(format!("{what} failed"))),
         Err(error) => Err(anyhow::Error::new(error).context(format!("{what} crashed"))),
-    }
-}
-
-/// A source that can be followed.
-enum Opened {
-    Manifests(PathBuf),
-    Kubernetes(Box<kube::Client>),
-}
-
-impl Opened {
-    /// Where Events about its objects go.
-    fn sink(&self) -> Sink {
-        match self {
-            Self::Manifests(_) => Sink::Log,
-            Self::Kubernetes(client) => Sink::Api(client.as_ref().clone()),
-        }
-    }
-}
-
-/// See that the source can be reached at all, before anything in the kernel is touched. (An API
-/// server that does not answer can be: it will.)
-async fn open_source(config: &Config) -> Result<Opened> {
-    match &config.source {
-        Source::Manifests(directory) => {
-            std::fs::read_dir(directory).with_context(|| {
-                format!("--manifests {}: create it or name another", directory.display())
-            })?;
-            Ok(Opened::Manifests(directory.clone()))
-        }
-        Source::Kubernetes { kubeconfig, api_server } => {
-            let access = KubeConfig {
-                kubeconfig: kubeconfig.clone(),
-                api_server: api_server.clone(),
-                ..KubeConfig::in_cluster(config.node_name.clone())
-            };
-            Ok(Opened::Kubernetes(Box::new(source::kube::client(&access).await?)))
-        }
-    }
-}
-
-/// Follow the source until nobody listens.
-async fn watch_source(
-    source: Opened,
-    node_name: String,
-    events: mpsc::Sender<Event>,
-) -> Result<()> {
-    match source {
-        Opened::Manifests(directory) => source::files::watch(directory, events).await,
-        Opened::Kubernetes(client) => {
-            source::kube::watch(*client, &node_name, events).await;
-            Ok(())
-        }
     }
 }
 
@@ -243,11 +183,15 @@ struct Agent {
     swept: bool,
     knows_addresses: bool,
     lock: Lock,
+    configuration: Configuration,
+    /// When the last round ended.
+    last_round: Option<Instant>,
 }
 
 impl Agent {
     /// Find what is needed, become the owner, load, adopt what is pinned.
-    fn start(config: &Config, recorder: Recorder) -> Result<Self> {
+    fn start(start: &Start, recorder: Recorder) -> Result<Self> {
+        let config = &start.config;
         environment::check()?;
         environment::lift_memory_limit()?;
         let cgroup_root = environment::cgroup_root(config.cgroup_root.as_deref())?;
@@ -266,8 +210,10 @@ impl Agent {
         let mut object = Object::load(&pins, &settings)?;
         let reconciler = Reconciler::recover(&mut object.store)?;
         let packet_path = PacketPath::new(&object, &pins, &config.policy, config.device_hooks)?;
+        let mut model = Model::new(config.node_name.clone(), config.policy.clone());
+        model.guard_api_server(matches!(config.source, Source::Kubernetes { .. }));
         let mut agent = Self {
-            model: Model::new(config.node_name.clone(), config.policy.clone()),
+            model,
             reconciler,
             recorder,
             object,
@@ -275,7 +221,7 @@ impl Agent {
             report: telling::first_report(config, &cgroup_root, &packet_path),
             socket_path: SocketPath::new(cgroup_root, config.policy.socket_lb),
             packet_path,
-            flows: Sweeper::default(),
+            flows: Sweeper::new(config.timeouts),
             reported: None,
             news: false,
             started: Instant::now(),
@@ -283,9 +229,10 @@ impl Agent {
             swept: false,
             knows_addresses: false,
             lock,
+            configuration: Configuration::new(config.clone(), &start.findings),
+            last_round: None,
         };
         agent.model.set_api_servers(config.source.api_addresses());
-        agent.recorder.once_about_node(Weight::Normal, reason::STARTING, "");
         // The maps have been serving: bring their programs up to date at once. New maps are
         // attached when they are filled.
         if agent.object.adopted {
@@ -325,7 +272,7 @@ impl Agent {
     /// Tell the packet path what it must know of this node.
     fn update_packet_path(&mut self) {
         self.packet_path.update(Facts {
-            node: self.model.node_facts().cloned(),
+            node: self.model.node_facts(),
             settled: self.is_node_settled(),
             services: self.model.service_networks(),
         });
@@ -341,7 +288,7 @@ impl Agent {
             self.swept = true;
             self.reconciler.mark_known(&mut self.model);
         }
-        if self.model.has_dirty() {
+        if self.model.has_dirty() && !self.is_too_soon() {
             let dropped = self.reconciler.drops();
             self.round();
             if self.report.ready && self.reconciler.drops() && !dropped {
@@ -351,6 +298,32 @@ impl Agent {
         if !self.report.ready {
             self.first_sync();
         }
+    }
+
+    /// The operator wants rounds to be further apart: the next tick comes by again.
+    fn is_too_soon(&self) -> bool {
+        let least = self.configuration.in_force().min_sync_period;
+        self.report.ready && self.last_round.is_some_and(|ended| ended.elapsed() < least)
+    }
+
+    /// The configuration file says something else. Some: another source, or the same one anew.
+    fn reload(&mut self, reloaded: Reloaded, source: &Source) -> Option<Source> {
+        self.news = true;
+        if !self.configuration.take(reloaded) {
+            return None;
+        }
+        let config = self.configuration.in_force();
+        self.flows.set_timeouts(config.timeouts);
+        self.packet_path.set_policy(config.policy.clone());
+        let lists_anew = self.model.set_policy(config.policy.clone());
+        (lists_anew || config.source != *source).then(|| config.source.clone())
+    }
+
+    fn change_source(&mut self, source: &Source) {
+        self.model.forget_source_conditions();
+        self.model.guard_api_server(matches!(source, Source::Kubernetes { .. }));
+        self.model.set_api_servers(source.api_addresses());
+        self.report.source.clone_from(&self.configuration.in_force().source_chosen);
     }
 
     fn round(&mut self) {
@@ -369,6 +342,7 @@ impl Agent {
                 tracing::error!("applying failed, will read the maps back and retry: {error:#}");
             }
         }
+        self.last_round = Some(Instant::now());
     }
 
     /// The first plan is carried out: let sockets use it, and say so.

@@ -1,9 +1,10 @@
-//! What an operator decides about the packet path and about what is served. Pure: parsed at the
-//! edges ([`flags`], [`parse`]), used by the model, by device following and by the rows of the
-//! `node` map.
+//! What an operator decides about the packet path and about what is served. Pure: made by
+//! [`config`](crate::config) with the help of [`parse`], used by the model, by device following and
+//! by the rows of the `node` map.
 
-pub mod flags;
 pub mod parse;
+
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
@@ -19,6 +20,12 @@ pub struct Policy {
     pub detect_local: DetectLocal,
     /// Which of the node's addresses NodePorts are served on.
     pub node_port_addresses: NodePortAddresses,
+    /// The node's own processes reach NodePorts on loopback (kube-proxy's
+    /// `iptables.localhostNodePorts`).
+    pub localhost_node_ports: bool,
+    /// The node's primary address of its family, whatever the Node object says (kube-proxy's
+    /// `bindAddress`).
+    pub bind_address: Option<IpAddr>,
     /// Which externalIPs are served.
     pub external_ips: ExternalIps,
     /// Roles of devices that the rules get wrong, first match first.
@@ -35,6 +42,8 @@ impl Default for Policy {
             masquerade_all: false,
             detect_local: DetectLocal::Attachment,
             node_port_addresses: NodePortAddresses::Primary,
+            localhost_node_ports: true,
+            bind_address: None,
             external_ips: ExternalIps::All,
             device_roles: Vec::new(),
             masquerade_ports: None,

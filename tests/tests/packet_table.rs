@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use anyhow::Result;
 use millrace_common::address::{V4, V6};
 use millrace_common::packet::frame::Verdict;
-use millrace_common::packet::open::PORT_TRIES;
+use millrace_common::packet::masquerade::CLAIMS;
 use millrace_tests::packet::build::{Payload, Ports, sctp, tcp};
 use millrace_tests::packet::checksum::are_valid;
 use millrace_tests::packet::cluster::{self as at, Host, POD, TUNNEL, UPLINK, UPLINK_2};
@@ -233,7 +233,7 @@ fn exhaustion<A: Host>() -> Story {
             goes_out('a', TUNNEL).becomes(&tcp(MASQUERADED, FAR_WEB, SYN)),
             enters('a', UPLINK, &tcp(OTHER, NODE_PORT, SYN)).becomes(&tcp(OTHER, FAR_WEB, SYN)),
             Step {
-                counters: [vec![DroppedNoPort], vec![PortRetried; PORT_TRIES as usize]].concat(),
+                counters: [vec![DroppedNoPort], vec![PortRetried; CLAIMS as usize]].concat(),
                 ..goes_out('a', TUNNEL).dropped(DroppedNoPort)
             },
         ],

@@ -1,6 +1,7 @@
 //! The operator's commands. They read what is pinned, so they work when the agent is dead.
 
 pub mod cleanup;
+pub mod config;
 mod devices;
 pub mod flows;
 pub mod services;

@@ -79,7 +79,13 @@ pub enum Scope {
 pub struct Recorder {
     node_name: String,
     standing: watch::Sender<Vec<Notice>>,
-    once: mpsc::Sender<Notice>,
+    once: mpsc::Sender<Order>,
+}
+
+/// What the writer is told one by one.
+enum Order {
+    Once(Notice),
+    WriteTo(Sink),
 }
 
 impl Recorder {
@@ -91,6 +97,17 @@ impl Recorder {
         let writer = sink::Writer::new(node_name.to_owned(), sink, conditions);
         tokio::spawn(writer.run(standings, queue));
         Self { node_name: node_name.to_owned(), standing, once }
+    }
+
+    /// One that nobody listens to.
+    pub fn silent() -> Self {
+        let (once, _) = mpsc::channel(1);
+        Self { node_name: String::new(), standing: watch::Sender::new(Vec::new()), once }
+    }
+
+    /// Write into another sink from now on: objects come from another source.
+    pub fn write_to(&self, sink: Sink) {
+        self.order(Order::WriteTo(sink));
     }
 
     /// All that is wrong at this moment; what was said before and is not among it is mended.
@@ -107,8 +124,12 @@ impl Recorder {
 
     /// Something that happened.
     pub fn once(&self, notice: Notice) {
-        if let Err(error) = self.once.try_send(notice) {
-            tracing::warn!("too many Events at once, one is dropped: {error}");
+        self.order(Order::Once(notice));
+    }
+
+    fn order(&self, order: Order) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.once.try_send(order) {
+            tracing::warn!("too many Events at once, one is dropped");
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::ledger::{Ledger, Outcome, Say};
-use super::{Notice, object};
+use super::{Notice, Order, object};
 use crate::source::Event;
 
 /// A write that takes longer has failed.
@@ -64,7 +64,7 @@ impl Writer {
     pub(super) async fn run(
         mut self,
         mut standing: watch::Receiver<Vec<Notice>>,
-        mut once: mpsc::Receiver<Notice>,
+        mut once: mpsc::Receiver<Order>,
     ) {
         loop {
             let wait = match self.ledger.next(self.begun.elapsed()) {
@@ -92,7 +92,10 @@ impl Writer {
                     let notices = standing.borrow_and_update().clone();
                     self.ledger.stands(notices, self.begun.elapsed());
                 }
-                Some(notice) = once.recv() => self.ledger.happened(notice),
+                Some(order) = once.recv() => match order {
+                    Order::Once(notice) => self.ledger.happened(notice),
+                    Order::WriteTo(sink) => self.sink = sink,
+                },
                 () = sleep(wait.unwrap_or_default()), if wait.is_some() => {}
             }
         }

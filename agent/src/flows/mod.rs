@@ -25,6 +25,7 @@ use crate::bpf::store::Cursor;
 use crate::report::Condition;
 
 use census::Census;
+use rules::Timeouts;
 use sweep::Sweep;
 
 /// How long one step may take. Between two there are the loop's ticks of 250 ms, so this is the
@@ -68,6 +69,7 @@ pub struct Sweeper {
     ended: Option<Instant>,
     /// The last step failed.
     has_failed: bool,
+    timeouts: Timeouts,
 }
 
 /// A pass: every table of every family, those that never make room by themselves first.
@@ -85,6 +87,16 @@ enum Family {
 }
 
 impl Sweeper {
+    /// With what an operator has decided.
+    pub fn new(timeouts: Timeouts) -> Self {
+        Self { timeouts, ..Self::default() }
+    }
+
+    /// He has decided something else.
+    pub const fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts;
+    }
+
     /// Go on for [`STEP`] at most. True: there are other conditions than before.
     pub fn tick(&mut self, store: &FlowStore) -> bool {
         match self.proceed(store) {
@@ -121,7 +133,7 @@ impl Sweeper {
     fn step(&mut self, store: &FlowStore, now_secs: u32) -> Result<bool> {
         let (family, table) = STAGES[self.stage];
         let pressed = self.census.is_tight();
-        let at = sweep::Now { secs: now_secs, pressed };
+        let at = sweep::Now { secs: now_secs, pressed, timeouts: self.timeouts };
         let done = match family {
             Family::V4 => self.v4.step(&store.v4, table, &mut self.cursor, at)?,
             Family::V6 => self.v6.step(&store.v6, table, &mut self.cursor, at)?,

@@ -15,6 +15,30 @@ pub const ORPHAN_SECS: u32 = UDP_IDLE_SECS;
 /// No entry goes sooner, in seconds, whatever its flow has seen.
 pub const SHORTEST_SECS: u32 = OVER_SECS_PRESSED;
 
+/// What an operator may decide, in seconds. None is shorter than [`SHORTEST_SECS`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// An established TCP or SCTP flow.
+    pub tcp_idle_secs: u32,
+    /// A TCP flow that one side has closed.
+    pub tcp_close_wait_secs: u32,
+    /// A UDP flow that was answered; at most [`UDP_IDLE_SECS`], by which the programs go.
+    pub udp_idle_secs: u32,
+    /// A UDP flow that was not; at most [`HALF_OPEN_SECS`].
+    pub udp_unanswered_secs: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tcp_idle_secs: TCP_IDLE_SECS,
+            tcp_close_wait_secs: TCP_CLOSE_WAIT_SECS,
+            udp_idle_secs: UDP_IDLE_SECS,
+            udp_unanswered_secs: HALF_OPEN_SECS,
+        }
+    }
+}
+
 /// How far a flow has come.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum State {
@@ -47,12 +71,14 @@ impl State {
     }
 
     /// How long a flow may be idle, in seconds. `pressed`: the tables are nearly full.
-    pub const fn timeout_secs(self, protocol: u8, pressed: bool) -> u32 {
+    pub const fn timeout_secs(self, protocol: u8, pressed: bool, timeouts: &Timeouts) -> u32 {
+        let is_udp = protocol == Protocol::Udp as u8;
         match self {
+            Self::HalfOpen if is_udp => timeouts.udp_unanswered_secs,
             Self::HalfOpen => HALF_OPEN_SECS,
-            Self::Established if protocol == Protocol::Udp as u8 => UDP_IDLE_SECS,
-            Self::Established => TCP_IDLE_SECS,
-            Self::Closing => TCP_CLOSE_WAIT_SECS,
+            Self::Established if is_udp => timeouts.udp_idle_secs,
+            Self::Established => timeouts.tcp_idle_secs,
+            Self::Closing => timeouts.tcp_close_wait_secs,
             Self::Over if pressed => OVER_SECS_PRESSED,
             Self::Over => TCP_OVER_SECS,
         }
@@ -83,6 +109,27 @@ mod tests {
     const SCTP: u8 = Protocol::Sctp as u8;
 
     #[test]
+    fn timeouts_are_the_operators() {
+        let timeouts = Timeouts {
+            tcp_idle_secs: 500,
+            tcp_close_wait_secs: 400,
+            udp_idle_secs: 50,
+            udp_unanswered_secs: 40,
+        };
+        for (protocol, state, secs) in [
+            (TCP, State::Established, 500),
+            (SCTP, State::Established, 500),
+            (TCP, State::Closing, 400),
+            (UDP, State::Established, 50),
+            (UDP, State::HalfOpen, 40),
+            (TCP, State::HalfOpen, HALF_OPEN_SECS),
+            (TCP, State::Over, TCP_OVER_SECS),
+        ] {
+            assert_eq!(state.timeout_secs(protocol, false, &timeouts), secs, "{state:?}");
+        }
+    }
+
+    #[test]
     fn timeouts_are_those_of_the_contract() {
         use seen::{FIN, PACKET, RST};
         let rows = [
@@ -104,8 +151,9 @@ mod tests {
         for (protocol, table, client, backend, secs) in rows {
             let state = State::of(protocol, table, client, backend);
             let row = (protocol, table, client, backend);
-            assert_eq!(state.timeout_secs(protocol, false), secs, "{row:?}");
-            assert!(state.timeout_secs(protocol, true) >= SHORTEST_SECS, "{row:?}");
+            let timeouts = Timeouts::default();
+            assert_eq!(state.timeout_secs(protocol, false, &timeouts), secs, "{row:?}");
+            assert!(state.timeout_secs(protocol, true, &timeouts) >= SHORTEST_SECS, "{row:?}");
         }
     }
 }

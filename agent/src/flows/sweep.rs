@@ -13,7 +13,7 @@ use millrace_common::flow::{Flow, FlowKey, bits, role, side};
 use millrace_common::packet::tables::Table;
 
 use super::FlowRows;
-use super::rules::{ORPHAN_SECS, SHORTEST_SECS, State, idle_secs};
+use super::rules::{ORPHAN_SECS, SHORTEST_SECS, State, Timeouts, idle_secs};
 
 /// Whom masqueraded packets are for and whom they come from: what shares one range of ports.
 pub type PortSpace<A> = (A, Be16, u8, A);
@@ -25,6 +25,8 @@ pub struct Now {
     pub secs: u32,
     /// The tables are nearly full.
     pub pressed: bool,
+    /// When flows are forgotten.
+    pub timeouts: Timeouts,
 }
 
 /// What a pass has counted.
@@ -144,7 +146,7 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
         let answered = reply.map_or(0, |reply| reply.seen);
         let last_used = reply.map_or(0, |reply| reply.last_used_secs).max(open.last_used_secs);
         let state = State::of(key.protocol, self.table, open.seen, answered);
-        let timeout = state.timeout_secs(key.protocol, self.now.pressed);
+        let timeout = state.timeout_secs(key.protocol, self.now.pressed, &self.now.timeouts);
         if idle_secs(self.now.secs, last_used) >= timeout {
             return Ok(true);
         }
@@ -207,7 +209,7 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
     /// alone.
     fn orphan_secs(&self, key: &FlowKey<A>, reply: &Flow<A>) -> u32 {
         let state = State::of(key.protocol, self.table, 0, reply.seen);
-        state.timeout_secs(key.protocol, self.now.pressed).min(ORPHAN_SECS)
+        state.timeout_secs(key.protocol, self.now.pressed, &self.now.timeouts).min(ORPHAN_SECS)
     }
 
     fn is_lone_reply(&self, key: &FlowKey<A>, reply: &Flow<A>) -> Result<bool> {

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 
 use super::FlowRows;
 use super::census::Census;
-use super::rules::{ORPHAN_SECS, State, idle_secs};
+use super::rules::{ORPHAN_SECS, State, Timeouts, idle_secs};
 use super::sweep::{Counts, Now, Sweep};
 
 /// When the tests play, in seconds.
@@ -153,7 +153,7 @@ impl Case {
         let state =
             State::of(self.protocol as u8, self.table(), self.client_seen, self.backend_seen);
         let is_gone = self.protocol == Protocol::Udp && self.backend == GONE;
-        is_gone || idle >= state.timeout_secs(self.protocol as u8, false)
+        is_gone || idle >= state.timeout_secs(self.protocol as u8, false, &Timeouts::default())
     }
 
     /// OPEN, REPLY, and if it is masqueraded MASQ and UNMASQ.
@@ -228,7 +228,7 @@ fn pass(rows: &Rows, secs: u32) -> Counts<V4> {
     let mut sweep = Sweep::default();
     for table in [Table::Established, Table::HalfOpen] {
         let mut cursor = None;
-        let now = Now { secs, pressed: false };
+        let now = Now { secs, pressed: false, timeouts: Timeouts::default() };
         while !sweep.step(rows, table, &mut cursor, now).unwrap() {}
     }
     sweep.take_counts()

@@ -158,7 +158,7 @@ impl Admission<'_> {
         if self.service_cidrs.contains(address) {
             return Some("in a ServiceCIDR, where ClusterIPs are");
         }
-        if self.node.facts().pod_cidrs.iter().any(|network| network.contains(ip)) {
+        if self.node.pod_cidrs().iter().any(|network| network.contains(ip)) {
             return Some("in this node's network of pods (spec.podCIDRs)");
         }
         // A load balancer's address is written by whoever runs it, and clouds take it from the

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::Model;
 use super::problem::Problem;
-use crate::settings::NodePortAddresses;
 use crate::source::{Kind, ObjectName};
 
 impl Model {
@@ -24,6 +23,7 @@ impl Model {
         }
         conditions.extend(self.networks.condition());
         conditions.extend(self.useless_node_port_networks());
+        conditions.extend(self.guard_condition());
         let sources = self.source_conditions.iter();
         conditions.extend(sources.map(|(key, message)| (key.clone(), message.clone())));
         conditions
@@ -35,19 +35,6 @@ impl Model {
                        name is wrong, no endpoint counts as local: give --node-name the name that \
                        `kubectl get nodes` shows";
         (format!("Node {}", self.node_name), message.to_owned())
-    }
-
-    /// Networks for NodePorts that are loopback: such a NodePort would be another one in every pod.
-    fn useless_node_port_networks(&self) -> Vec<(String, String)> {
-        let NodePortAddresses::Networks(networks) = &self.policy.node_port_addresses else {
-            return Vec::new();
-        };
-        let loopback = networks.iter().filter(|network| network.ip().is_loopback());
-        let message = "a loopback network: NodePorts are not served on it; take it out (without a \
-                       list of networks, or with `primary`, the node's own processes reach \
-                       NodePorts on loopback)";
-        let about = |network| (format!("--nodeport-addresses {network}"), message.to_owned());
-        loopback.map(about).collect()
     }
 
     /// Every field of an object that cannot be used.

@@ -16,7 +16,7 @@ use super::slice::Slice;
 use super::sources::{Range, Sources};
 use super::topology::{self, Facts, Policy, fact};
 use super::zones::Zones;
-use crate::settings::NodePortAddresses;
+use crate::settings::{self, NodePortAddresses};
 use crate::source::ObjectName;
 
 /// Frontends that one Service may ask for, of each family: its ports times its addresses. Both
@@ -150,7 +150,7 @@ pub(super) struct View<'a> {
     pub(super) joins: Joins<'a>,
     pub(super) node: &'a Node,
     pub(super) zones: &'a Zones,
-    pub(super) node_ports: &'a NodePortAddresses,
+    pub(super) policy: &'a settings::Policy,
     pub(super) admission: Admission<'a>,
 }
 
@@ -191,7 +191,8 @@ impl View<'_> {
     fn frontend_count<A: PerFamily>(&self) -> usize {
         let Some(addresses) = A::addresses(self.service) else { return 0 };
         let asked = 1 + addresses.external.len() + addresses.balancers.len();
-        let node = self.node.node_port_addresses::<A>(self.node_ports).len() + A::LOOPBACK.len();
+        let node = self.node.node_port_addresses::<A>(&self.policy.node_port_addresses).len()
+            + A::LOOPBACK.len();
         let ports = &self.service.ports;
         let with_node_port = ports.iter().filter(|port| port.node_port != 0).count();
         asked.saturating_mul(ports.len()).saturating_add(node.saturating_mul(with_node_port))
@@ -309,9 +310,11 @@ impl View<'_> {
         add(port.port, &granted.external, Kind::ExternalIp);
         if port.node_port != 0 {
             let loopback: Vec<A> = A::LOOPBACK.iter().filter_map(|ip| A::from_ip(*ip)).collect();
-            add(port.node_port, &self.node.node_port_addresses(self.node_ports), Kind::NodePort);
+            let which = &self.policy.node_port_addresses;
+            add(port.node_port, &self.node.node_port_addresses(which), Kind::NodePort);
             // Networks that somebody lists are meant to be all there are.
-            if !matches!(self.node_ports, NodePortAddresses::Networks(_)) {
+            let is_listed = matches!(which, NodePortAddresses::Networks(_));
+            if self.policy.localhost_node_ports && !is_listed {
                 add(port.node_port, &loopback, Kind::NodePort);
             }
         }

@@ -32,12 +32,17 @@ impl Model {
     /// whose endpoints are in them or were.
     pub(super) fn mark_after_cidrs(&mut self, before: Option<Apart>) {
         let Some(before) = before else { return };
-        self.dirty.extend(self.registry.askers().cloned());
+        self.mark_askers();
         let now = *self.networks.apart();
         self.mark_endpoints(
             |address| now.contains(address) || before.contains(address),
             |address| now.contains(address) || before.contains(address),
         );
+    }
+
+    /// Services that ask for addresses.
+    pub(super) fn mark_askers(&mut self) {
+        self.dirty.extend(self.registry.askers().cloned());
     }
 
     /// Services with endpoints at such addresses. Nearly always there is none; to find out costs a
@@ -81,7 +86,7 @@ impl Model {
         }
         if addresses != self.api_servers {
             self.api_servers = addresses;
-            self.dirty.extend(self.registry.askers().cloned());
+            self.mark_askers();
         }
     }
 }

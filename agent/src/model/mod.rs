@@ -11,11 +11,13 @@ mod admission;
 mod conditions;
 pub mod desired;
 mod family;
+mod guard;
 mod identity;
 mod marks;
 mod names;
 pub mod networks;
 mod node;
+mod policy;
 pub mod problem;
 mod registry;
 mod service;
@@ -24,15 +26,14 @@ pub mod sources;
 #[cfg(test)]
 mod tests;
 pub mod topology;
+mod view;
 mod zones;
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use self::admission::{Admission, Clashes};
-use self::desired::{Desired, View};
+use self::guard::Guard;
 use self::identity::Age;
 use self::names::canonical;
 use self::networks::{Networks, ServiceNetworks};
@@ -68,6 +69,7 @@ pub struct Model {
     dirty: BTreeSet<Arc<ObjectName>>,
     problems: BTreeMap<(Kind, Arc<ObjectName>), Box<[Problem]>>,
     source_conditions: BTreeMap<String, String>,
+    guard: Guard,
 }
 
 /// A Service and its slices; either may be known before the other.
@@ -102,10 +104,12 @@ struct ListState {
 impl Model {
     /// An empty model for the node of that name.
     pub fn new(node_name: impl Into<String>, policy: Policy) -> Self {
+        let mut node = Node::default();
+        node.set_primary(policy.bind_address);
         Self {
             node_name: node_name.into(),
             policy,
-            node: Node::default(),
+            node,
             zones: Zones::new(),
             networks: Networks::new(),
             registry: Registry::default(),
@@ -121,6 +125,7 @@ impl Model {
             dirty: BTreeSet::new(),
             problems: BTreeMap::new(),
             source_conditions: BTreeMap::new(),
+            guard: Guard::default(),
         }
     }
 
@@ -168,7 +173,7 @@ impl Model {
     }
 
     /// What the packet path uses of the Node object; nothing while that was never seen.
-    pub fn node_facts(&self) -> Option<&NodeFacts> {
+    pub fn node_facts(&self) -> Option<NodeFacts> {
         self.node.is_known().then(|| self.node.facts())
     }
 
@@ -195,6 +200,7 @@ impl Model {
 
     /// Have a Service looked at again.
     pub fn mark_dirty(&mut self, name: ObjectName) {
+        self.guard.may_have_rows(&name);
         self.dirty.insert(Arc::new(name));
     }
 
@@ -211,68 +217,13 @@ impl Model {
     /// Whether a Service exists of which nothing is known: what the maps hold of it from an earlier
     /// run is the best there is.
     pub fn is_unreadable(&self, name: &ObjectName) -> bool {
-        self.unreadable.contains_key(name)
-    }
-
-    /// What a Service should look like on this node. No ports: it should not exist.
-    pub fn desired(&self, name: &ObjectName) -> Desired {
-        let mut desired = Desired::absent(name.clone());
-        let Some((name, entry)) = self.services.get_key_value(name) else {
-            return desired;
-        };
-        let Some(service) = &entry.service else {
-            return desired;
-        };
-        desired.problems.extend(self.problems_of(Kind::Service, name));
-        for slice in &entry.slices {
-            desired.problems.extend(self.problems_of(Kind::EndpointSlice, slice));
-        }
-        let view = self.view(name, service, entry);
-        desired.too_large = view.too_large();
-        if desired.too_large.is_none() {
-            desired.ports = view.ports();
-        }
-        desired.clashes = view.admission.clashes.into_inner().finish();
-        desired
-    }
-
-    fn view<'a>(
-        &'a self,
-        name: &'a Arc<ObjectName>,
-        service: &'a Service,
-        entry: &'a Entry,
-    ) -> View<'a> {
-        let slices = entry.slices.iter().filter_map(|name| self.slices.get_key_value(name));
-        let slices: Vec<_> = slices.map(|(name, seen)| (name, &seen.object)).collect();
-        View {
-            service,
-            joins: desired::join(&slices),
-            slices,
-            node: &self.node,
-            zones: &self.zones,
-            node_ports: &self.policy.node_port_addresses,
-            admission: Admission {
-                registry: &self.registry,
-                service_cidrs: self.networks.apart(),
-                node: &self.node,
-                api_servers: &self.api_servers,
-                detect_local: &self.policy.detect_local,
-                services: &self.services,
-                name,
-                clashes: RefCell::new(Clashes::default()),
-            },
-        }
+        self.unreadable.contains_key(name) || self.keeps_rows(name)
     }
 
     /// Where ClusterIPs are; to be in force before what is planned for them. Nothing before all
     /// Services are known: one not known yet must not be dropped for being in a ServiceCIDR.
     pub fn service_networks(&self) -> Option<ServiceNetworks> {
         self.is_synced().then(|| self.networks.of_services())
-    }
-
-    fn problems_of(&self, kind: Kind, name: &Arc<ObjectName>) -> impl Iterator<Item = Problem> {
-        let problems = self.problems.get(&(kind, Arc::clone(name)));
-        problems.into_iter().flatten().cloned()
     }
 
     fn list_mut(&mut self, kind: Kind) -> Option<&mut ListState> {
@@ -314,7 +265,8 @@ impl Model {
             let gone = self.unreadable.extract_if(.., |_, list| *list != number);
             self.dirty.extend(gone.map(|(name, _)| Arc::new(name)));
             let services = self.services.values();
-            self.networks.cover_only(services.filter_map(|entry| entry.service.as_ref()));
+            let services = services.filter_map(|entry| entry.service.as_ref());
+            self.networks.cover_only(services.chain(self.guard.service()));
         }
     }
 
@@ -383,6 +335,7 @@ impl Model {
             self.mark_touched(touched);
         }
         self.drop_if_empty(name);
+        self.remember_good(name);
     }
 
     fn apply_slice(&mut self, object: &slim::EndpointSlice) {
@@ -419,8 +372,10 @@ impl Model {
             self.unlink(service, name);
         }
         if let Some(object) = slice {
-            self.link(&object.service, name);
+            let service = Arc::clone(&object.service);
+            self.link(&service, name);
             self.slices.insert(Arc::clone(name), Seen { object, list });
+            self.remember_good(&service);
         }
         if services.iter().flatten().any(|service| marks::is_api(service)) {
             self.update_api_servers();

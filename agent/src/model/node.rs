@@ -27,6 +27,8 @@ pub(super) struct Node {
     facts: NodeFacts,
     /// From the interfaces, all that can be dialled from elsewhere.
     interfaces: Vec<IpAddr>,
+    /// The operator's word for the primary address of its family.
+    primary: Option<IpAddr>,
 }
 
 /// What the packet path uses of the Node object, in the object's order.
@@ -64,6 +66,13 @@ pub(super) struct Changed {
 }
 
 impl Node {
+    /// The operator's word for the primary address of its family.
+    pub(super) fn set_primary(&mut self, primary: Option<IpAddr>) -> Changed {
+        let changed = Changed { zone: false, addresses: primary != self.primary };
+        self.primary = primary;
+        changed
+    }
+
     /// Take the Node object in.
     pub(super) fn update(&mut self, object: &slim::Node, reading: &mut Reading) -> Changed {
         // An empty label matches no hint, like none at all.
@@ -98,9 +107,19 @@ impl Node {
         internal.contains(&address) || external.contains(&address)
     }
 
-    /// What the packet path uses of the object.
-    pub(super) const fn facts(&self) -> &NodeFacts {
-        &self.facts
+    /// Where its pods' addresses are.
+    pub(super) fn pod_cidrs(&self) -> &[IpNetwork] {
+        &self.facts.pod_cidrs
+    }
+
+    /// What the packet path uses of the object; the primary address comes first.
+    pub(super) fn facts(&self) -> NodeFacts {
+        let mut facts = self.facts.clone();
+        if let Some(primary) = self.primary {
+            facts.internal.retain(|address| *address != primary);
+            facts.internal.insert(0, primary);
+        }
+        facts
     }
 
     /// Whether the Node object was ever seen.
@@ -119,8 +138,13 @@ impl Node {
         changed
     }
 
-    /// Its own addresses: those the Node object names, else those of the interfaces.
+    /// Its own addresses: the operator's word, else those the Node object names, else those of the
+    /// interfaces.
     pub(super) fn addresses<A: PerFamily>(&self) -> Vec<A> {
+        let primary: Vec<A> = of_family(self.primary.iter());
+        if !primary.is_empty() {
+            return primary;
+        }
         let named: Vec<A> = of_family(self.internal.iter());
         if !named.is_empty() {
             return named;

@@ -24,7 +24,7 @@ const AFFINITY_DEFAULT_SECS: u32 = 10_800;
 const AFFINITY_MAX_SECS: i32 = 86_400;
 
 /// One Service.
-#[derive(PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub(super) struct Service {
     pub(super) v4: Option<Box<Addresses<V4>>>,
     pub(super) v6: Option<Box<Addresses<V6>>>,
@@ -38,7 +38,7 @@ pub(super) struct Service {
 }
 
 /// Its addresses of one family.
-#[derive(PartialEq)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Addresses<A> {
     pub(super) cluster: A,
     pub(super) external: Box<[A]>,
@@ -48,7 +48,7 @@ pub(super) struct Addresses<A> {
 }
 
 /// One of its ports.
-#[derive(PartialEq)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Port {
     pub(super) name: Box<str>,
     pub(super) protocol: Protocol,

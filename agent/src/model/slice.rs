@@ -19,7 +19,7 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 
 /// One slice.
-#[derive(PartialEq)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Slice {
     /// The Service it belongs to.
     pub(super) service: Arc<ObjectName>,
@@ -28,7 +28,7 @@ pub(super) struct Slice {
 }
 
 /// A port that every endpoint of the slice has.
-#[derive(PartialEq)]
+#[derive(Clone, PartialEq)]
 pub(super) struct SlicePort {
     pub(super) name: Box<str>,
     pub(super) protocol: Protocol,
@@ -36,14 +36,14 @@ pub(super) struct SlicePort {
 }
 
 /// Endpoints of one family.
-#[derive(PartialEq)]
+#[derive(Clone, PartialEq)]
 pub(super) enum Endpoints {
     V4(Box<[Endpoint<V4>]>),
     V6(Box<[Endpoint<V6>]>),
 }
 
 /// One endpoint. Node names are not kept: what counts is whether they are ours.
-#[derive(PartialEq)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Endpoint<A> {
     pub(super) address: A,
     pub(super) zones: ZoneSet,

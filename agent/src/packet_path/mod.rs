@@ -48,8 +48,8 @@ pub struct Facts {
 pub struct PacketPath {
     policy: Policy,
     means: Means,
-    ports: Option<Range>,
-    ports_objection: Option<String>,
+    /// What sockets get, and what they do not get of it.
+    given_to_sockets: (Range, Vec<Range>),
     devices: Option<Vec<Device>>,
     facts: Facts,
     /// The row that the agent before us left.
@@ -74,7 +74,7 @@ impl PacketPath {
         policy: &Policy,
         means: Option<Means>,
     ) -> Result<Self> {
-        let (local, reserved) =
+        let given_to_sockets =
             net::ports::given_to_sockets().context("read which ports sockets get")?;
         let hooks = PacketHooks::new(object, pins, means)?;
         let means = hooks.means();
@@ -88,12 +88,10 @@ impl PacketPath {
         let worker = thread
             .spawn(move || worker.run(&received, &sender))
             .context("start the packet path's thread")?;
-        let asked = policy.masquerade_ports;
         Ok(Self {
             policy: policy.clone(),
             means,
-            ports: asked.or_else(|| ports::choose(local, &reserved)),
-            ports_objection: asked.and_then(|range| ports::objection(range, local, &reserved)),
+            given_to_sockets,
             devices: None,
             facts: Facts::default(),
             recovered,
@@ -115,6 +113,12 @@ impl PacketPath {
     /// Tells when the worker has done something.
     pub fn outcomes(&self) -> watch::Receiver<Outcome> {
         self.outcomes.clone()
+    }
+
+    /// The operator wants something else.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.stale |= self.policy != policy;
+        self.policy = policy;
     }
 
     /// The node's devices are these.
@@ -165,8 +169,11 @@ impl PacketPath {
         for device in roles::unreadable(devices, &own, &self.policy) {
             conditions.push((format!("device {}", device.name), unreadable(device)));
         }
-        if let Some(objection) = &self.ports_objection {
-            conditions.push(("masquerade ports".to_owned(), objection.clone()));
+        let (local, reserved) = &self.given_to_sockets;
+        let asked = self.policy.masquerade_ports;
+        let ports = asked.or_else(|| ports::choose(*local, reserved));
+        if let Some(objection) = asked.and_then(|asked| ports::objection(asked, *local, reserved)) {
+            conditions.push(("masquerade ports".to_owned(), objection));
         }
         // Before the Node and the Services are known, the row that our predecessor left is better
         // than ours.
@@ -177,7 +184,7 @@ impl PacketPath {
                 policy: &self.policy,
                 facts: self.facts.node.as_ref().unwrap_or(&unknown),
                 devices,
-                ports: self.ports,
+                ports,
                 services,
             };
             let row = node::row(&known);

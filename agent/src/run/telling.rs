@@ -2,8 +2,9 @@
 
 use std::time::SystemTime;
 
-use super::{Agent, Config, Source};
+use super::Agent;
 use crate::complaints::{self, Complaint};
+use crate::config::Effective;
 use crate::packet_path::PacketPath;
 use crate::report::{Condition, Report, Severity};
 
@@ -18,29 +19,23 @@ impl Agent {
         let general = self.model.general_conditions().into_iter().map(warning);
         let packets = self.packet_path.conditions().into_iter().map(warning);
         let flows = self.flows.conditions();
-        complaints::conditions(objects).chain(general).chain(packets).chain(flows).collect()
+        let configuration = self.configuration.conditions();
+        let objects = complaints::conditions(objects).chain(general);
+        objects.chain(packets).chain(flows).chain(configuration).collect()
     }
 }
 
 /// What is known at the start.
 pub(super) fn first_report(
-    config: &Config,
+    config: &Effective,
     cgroup_root: &std::path::Path,
     packet_path: &PacketPath,
 ) -> Report {
-    let source = match &config.source {
-        Source::Manifests(directory) => format!("manifests in {}", directory.display()),
-        Source::Kubernetes { kubeconfig: Some(path), api_server: None } => {
-            format!("Kubernetes API of {}", path.display())
-        }
-        Source::Kubernetes { api_server: Some(url), .. } => format!("Kubernetes API at {url}"),
-        Source::Kubernetes { .. } => "Kubernetes API, in-cluster".to_owned(),
-    };
     Report {
         version: env!("MILLRACE_VERSION").to_owned(),
         pid: std::process::id(),
         node_name: config.node_name.clone(),
-        source,
+        source: config.source_chosen.clone(),
         cgroup_root: cgroup_root.display().to_string(),
         sockets_off: !config.policy.socket_lb,
         device_hooks: packet_path.means().name().to_owned(),

@@ -4,7 +4,7 @@
 use ipnetwork::IpNetwork;
 use thiserror::Error;
 
-use super::{DetectLocal, ExternalIps, NamePattern, NodePortAddresses, Role};
+use super::{ExternalIps, NamePattern, NodePortAddresses, Role};
 
 /// Names that Linux gives a device have at most this many bytes (IFNAMSIZ less the final zero).
 const DEVICE_NAME_BYTES: usize = 15;
@@ -18,18 +18,20 @@ pub struct Invalid {
     fix: String,
 }
 
+impl Invalid {
+    /// What was given.
+    pub fn given(&self) -> &str {
+        &self.given
+    }
+    /// What to write instead.
+    pub fn fix(&self) -> &str {
+        &self.fix
+    }
+}
+
 fn invalid(flag: &'static str, given: &str, fix: impl Into<String>) -> Invalid {
     let given = if given.is_empty() { "\"\"" } else { given };
     Invalid { flag, given: given.to_owned(), fix: fix.into() }
-}
-
-/// `on` or `off`.
-pub fn switch(flag: &'static str, given: &str) -> Result<bool, Invalid> {
-    match given {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err(invalid(flag, given, "write on or off")),
-    }
 }
 
 /// Networks with commas between them; an address alone is a network of its own.
@@ -117,76 +119,12 @@ fn device_role(given: &str) -> Result<(NamePattern, Option<Role>), Invalid> {
     Ok((NamePattern(name.to_owned()), role))
 }
 
-/// What the flags of the local-traffic detector say.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct DetectLocalFlags<'a> {
-    /// `--detect-local-mode`.
-    pub mode: Option<&'a str>,
-    /// `--cluster-cidr`.
-    pub cluster_cidr: Option<&'a str>,
-    /// `--pod-bridge-interface`.
-    pub bridge: Option<&'a str>,
-    /// `--pod-interface-name-prefix`.
-    pub name_prefix: Option<&'a str>,
-}
-
-/// The local-traffic detector. A value without the mode that uses it is a mistake, and so is a mode
-/// without its value.
-pub fn detect_local(flags: DetectLocalFlags<'_>) -> Result<DetectLocal, Invalid> {
-    let flag = "--detect-local-mode";
-    let given = flags.mode.unwrap_or("Attachment");
-    let is = |name: &str| given.eq_ignore_ascii_case(name);
-    let needs = |value: Option<&str>, what: &str| match value {
-        Some(value) if !value.is_empty() => Ok(value.to_owned()),
-        _ => Err(invalid(flag, given, format!("give {what} as well"))),
-    };
-    let (mode, uses) = if is("Attachment") {
-        (DetectLocal::Attachment, "")
-    } else if is("ClusterCIDR") {
-        let cidrs = needs(flags.cluster_cidr, "--cluster-cidr CIDR,...")?;
-        (DetectLocal::ClusterCidr(networks("--cluster-cidr", &cidrs)?), "--cluster-cidr")
-    } else if is("NodeCIDR") {
-        (DetectLocal::NodeCidr, "")
-    } else if is("BridgeInterface") {
-        let name = needs(flags.bridge, "--pod-bridge-interface NAME")?;
-        (DetectLocal::Bridge(name), "--pod-bridge-interface")
-    } else if is("InterfaceNamePrefix") {
-        let name = needs(flags.name_prefix, "--pod-interface-name-prefix PREFIX")?;
-        (DetectLocal::NamePrefix(name), "--pod-interface-name-prefix")
-    } else if is("Off") {
-        (DetectLocal::Off, "")
-    } else {
-        let fix = "write Attachment, ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix \
-                   or Off";
-        return Err(invalid(flag, given, fix));
-    };
-    for (name, value, its_mode) in [
-        ("--cluster-cidr", flags.cluster_cidr, "ClusterCIDR"),
-        ("--pod-bridge-interface", flags.bridge, "BridgeInterface"),
-        ("--pod-interface-name-prefix", flags.name_prefix, "InterfaceNamePrefix"),
-    ] {
-        if let Some(value) = value.filter(|_| uses != name) {
-            let fix = format!("used only with {flag} {its_mode}, but the mode is {given}");
-            return Err(invalid(name, value, fix));
-        }
-    }
-    Ok(mode)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn said<T: std::fmt::Debug>(result: Result<T, Invalid>) -> String {
         result.unwrap_err().to_string()
-    }
-
-    #[test]
-    fn switches_are_on_or_off() {
-        assert_eq!(switch("--socket-lb", "on"), Ok(true));
-        assert_eq!(switch("--socket-lb", "off"), Ok(false));
-        assert_eq!(said(switch("--socket-lb", "yes")), "--socket-lb yes: write on or off");
-        assert_eq!(said(switch("--socket-lb", "")), "--socket-lb \"\": write on or off");
     }
 
     #[test]
@@ -250,29 +188,5 @@ mod tests {
             assert!(error.starts_with(&format!("--device-role {wrong}: write NAME=ROLE")));
         }
         assert!(said(device_roles(&["a-name-that-is-too-long=pod"])).contains("15 bytes"));
-    }
-
-    #[test]
-    fn detectors_need_their_values_and_no_others() {
-        let none = DetectLocalFlags::default();
-        assert_eq!(detect_local(none), Ok(DetectLocal::Attachment));
-        let mode = |mode| DetectLocalFlags { mode: Some(mode), ..none };
-        assert_eq!(detect_local(mode("Off")), Ok(DetectLocal::Off));
-        assert_eq!(detect_local(mode("nodecidr")), Ok(DetectLocal::NodeCidr));
-        let flags = DetectLocalFlags { cluster_cidr: Some("10.0.0.0/8"), ..mode("ClusterCIDR") };
-        let expected = DetectLocal::ClusterCidr(vec!["10.0.0.0/8".parse().unwrap()]);
-        assert_eq!(detect_local(flags), Ok(expected));
-        let flags = DetectLocalFlags { bridge: Some("cni0"), ..mode("BridgeInterface") };
-        assert_eq!(detect_local(flags), Ok(DetectLocal::Bridge("cni0".into())));
-        let flags = DetectLocalFlags { name_prefix: Some("cali"), ..mode("InterfaceNamePrefix") };
-        assert_eq!(detect_local(flags), Ok(DetectLocal::NamePrefix("cali".into())));
-
-        assert!(said(detect_local(mode("ClusterCIDR"))).contains("give --cluster-cidr"));
-        assert!(said(detect_local(mode("BridgeInterface"))).contains("--pod-bridge-interface"));
-        assert!(said(detect_local(mode("magic"))).contains("write Attachment, ClusterCIDR"));
-        let flags = DetectLocalFlags { cluster_cidr: Some("10.0.0.0/8"), ..none };
-        let error = "--cluster-cidr 10.0.0.0/8: used only with --detect-local-mode ClusterCIDR, \
-                     but the mode is Attachment";
-        assert_eq!(said(detect_local(flags)), error);
     }
 }

@@ -15,7 +15,7 @@ use crate::node::{DeviceRow, NodeRow, device, node};
 use crate::select::{self, Decision, List, Target, scale};
 
 /// How often another port is tried, at most, when one is taken.
-pub const PORT_TRIES: u32 = 8;
+const PORT_TRIES: u32 = 8;
 
 /// Where the first packet comes from, and what follows from it.
 struct Origin {

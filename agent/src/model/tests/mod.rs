@@ -3,6 +3,7 @@
 mod endpoints;
 mod events;
 mod frontends;
+mod guard;
 mod hostile;
 mod limits;
 mod networks;

@@ -1,0 +1,114 @@
+//! What becomes of flows when room gets tight: half-open entries that are evicted, ports that are
+//! nearly all taken.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context as _, Result, ensure};
+use millrace_common::address::{Be16, Family, V4, V6};
+use millrace_common::counters::Counter;
+use millrace_common::flow::{FlowKey, role};
+use millrace_common::packet::frame::Verdict;
+use millrace_tests::packet::cluster::{self as at, Host, TUNNEL, UPLINK};
+use millrace_tests::packet::kernel::Program;
+use millrace_tests::packet::node::Node;
+use millrace_tests::packet::pair::{Outcome, run_native};
+use millrace_tests::packet::story::udp_of;
+
+/// Ports to masquerade with in the test of exhaustion.
+const PORTS: u16 = 1000;
+/// How many of them are taken in the end.
+const TAKEN: u16 = 900;
+
+const DIALLED: (Ipv4Addr, u16) = (at::NODE_A, 30_053);
+const BACKEND: (Ipv4Addr, u16) = (at::FAR, 5353);
+
+fn node() -> Node {
+    let mut node = at::node(at::NODE_A);
+    if let Some(row) = &mut node.row {
+        row.last_port = row.first_port + PORTS - 1;
+    }
+    node
+}
+
+/// A datagram of a client outside to a NodePort whose backend is on another node, in and out.
+fn request<A: Host>(node: &Node, port: u16) -> Outcome {
+    let client = (at::OUTSIDE, port);
+    let entered = run_native(node, Program::In, UPLINK, udp_of::<A>(client, DIALLED).frame());
+    run_native(node, Program::Out, TUNNEL, entered.frame)
+}
+
+/// The port that the request left from; an error if it was not masqueraded.
+fn masqueraded_port<A: Host>(left: &Outcome) -> Result<u16> {
+    let transport = if A::FAMILY == Family::V4 { 14 + 20 } else { 14 + 40 };
+    let port = left.frame.get(transport..transport + 2).context("ports")?;
+    let port = u16::from_be_bytes(port.try_into()?);
+    let masqueraded = udp_of::<A>((at::TUNNEL_ADDRESS, port), BACKEND).frame();
+    ensure!(left.frame == masqueraded, "it left as {:02x?}", left.frame);
+    Ok(port)
+}
+
+/// The answer, in and out.
+fn answer<A: Host>(node: &Node, masqueraded: u16) -> Outcome {
+    let seen = (at::TUNNEL_ADDRESS, masqueraded);
+    let entered = run_native(node, Program::In, TUNNEL, udp_of::<A>(BACKEND, seen).frame());
+    run_native(node, Program::Out, UPLINK, entered.frame)
+}
+
+fn count(node: &Node, counter: Counter) -> u64 {
+    node.counted().iter().find(|(of, _)| *of == counter).map_or(0, |(_, count)| *count)
+}
+
+fn keys<A: Host>(node: &mut Node, wanted: u8) -> Vec<FlowKey<A>> {
+    let rows = A::rows_mut(node).half_open.rows();
+    rows.into_iter().filter(|(_, flow)| flow.role == wanted).map(|(key, _)| key).collect()
+}
+
+/// The table of half-open flows evicts entries, not flows. Whichever is gone, the client's next
+/// datagram is masqueraded and answered.
+fn without<A: Host>(gone: u8) -> Result<()> {
+    let mut node = node();
+    let left = request::<A>(&node, 4000);
+    answer::<A>(&node, masqueraded_port::<A>(&left)?);
+    let evicted = keys::<A>(&mut node, gone);
+    ensure!(evicted.len() == 1, "{} entries", evicted.len());
+    A::rows_mut(&mut node).half_open.remove(&evicted[0]);
+    let left = request::<A>(&node, 4000);
+    let back = answer::<A>(&node, masqueraded_port::<A>(&left)?);
+    ensure!(back.frame == udp_of::<A>(DIALLED, (at::OUTSIDE, 4000)).frame(), "{:02x?}", back.frame);
+    Ok(())
+}
+
+#[test]
+fn a_flow_that_lost_an_entry_begins_anew() -> Result<()> {
+    for gone in [role::OPEN, role::MASQ, role::UNMASQ, role::REPLY] {
+        without::<V4>(gone).with_context(|| format!("IPv4, without entry {gone}"))?;
+        without::<V6>(gone).with_context(|| format!("IPv6, without entry {gone}"))?;
+    }
+    Ok(())
+}
+
+/// Every client gets a port of its own while nine of ten are taken by flows that nobody may close.
+fn nearly_all_ports<A: Host>() -> Result<()> {
+    let mut node = node();
+    for client in 0..TAKEN {
+        let left = request::<A>(&node, 1024 + client);
+        ensure!(
+            left.verdict == Verdict::NEXT,
+            "client {client} finds no port: {:?}",
+            node.counted()
+        );
+    }
+    ensure!(count(&node, Counter::DroppedNoPort) == 0);
+    let mut ports: Vec<Be16> =
+        keys::<A>(&mut node, role::UNMASQ).iter().map(|key| key.destination_port).collect();
+    ports.sort_by_key(|port| port.get());
+    ports.dedup();
+    ensure!(ports.len() == usize::from(TAKEN), "{} ports for {TAKEN} flows", ports.len());
+    Ok(())
+}
+
+#[test]
+fn a_port_is_found_while_there_are_some() -> Result<()> {
+    nearly_all_ports::<V4>().context("IPv4")?;
+    nearly_all_ports::<V6>().context("IPv6")
+}
