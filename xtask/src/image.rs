@@ -1,7 +1,7 @@
 //! `cargo xtask image`: the container image, or the directory that becomes it.
 //!
 //! The directory holds the agent and the shared libraries that the dynamic linker names, so that
-//! what runs in a container can be tried without one (`tests/tests/deploy.rs`).
+//! what runs in a container can be tried without one: `chroot DIR /usr/bin/millrace version`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
