@@ -180,14 +180,14 @@ impl Model {
     /// Services whose desired state may have changed, the oldest first; they are clean from now on.
     pub fn take_dirty(&mut self) -> Vec<ObjectName> {
         let dirty = std::mem::take(&mut self.dirty).into_iter();
-        let mut names = dirty.map(Arc::unwrap_or_clone).collect();
+        let mut names: Vec<_> = dirty.map(Arc::unwrap_or_clone).collect();
         self.oldest_first(&mut names);
         names
     }
 
     /// In the order of their age, and of their names where that is the same: of several that want
     /// what nobody has yet, the first one gets it, on every node the same.
-    pub fn oldest_first(&self, names: &mut Vec<ObjectName>) {
+    pub fn oldest_first(&self, names: &mut [ObjectName]) {
         let age = |name: &ObjectName| self.services.get(name).map(|entry| entry.age);
         names.sort_by_cached_key(|name| (age(name).unwrap_or_default(), name.clone()));
     }
