@@ -124,3 +124,32 @@ pub fn notices(model: &Model, complaints: &[Complaint]) -> Vec<Notice> {
     });
     complaints.iter().map(of_complaint).chain(unreadable).collect()
 }
+
+/// Events about servers that could not be started, by what `status` says of them.
+pub fn of_servers(model: &Model, node_name: &str, conditions: &[(String, String)]) -> Vec<Notice> {
+    let notice = |(about, message): &(String, String)| {
+        let (regarding, reason) = match about.split_once(' ') {
+            Some(("--healthz-bind-address", _)) => (Object::node(node_name), reason::HEALTH_SERVER),
+            Some(("--metrics-bind-address", _)) => {
+                (Object::node(node_name), reason::METRICS_SERVER)
+            }
+            Some(("Service", name)) => {
+                let (namespace, name) = name.split_once('/')?;
+                let name = ObjectName::new(namespace, name);
+                let uid = model.uid_of_service(&name);
+                (Object { kind: Kind::Service, name, uid }, reason::SERVICE_HEALTH_SERVER)
+            }
+            _ => return None,
+        };
+        Some(Notice {
+            regarding,
+            related: None,
+            weight: Weight::Warning,
+            reason,
+            action: reason::action(reason),
+            note: format!("{about}: {message}"),
+            scope: Scope::Node,
+        })
+    };
+    conditions.iter().filter_map(notice).collect()
+}

@@ -69,6 +69,9 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         bpffs: Option<PathBuf>,
     },
+    /// The agent's own: dials what the agent tells it to, to see that it is translated.
+    #[command(hide = true)]
+    Canary,
     /// Versions of the agent and of its maps.
     Version {
         /// How to print.
@@ -175,6 +178,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Flows { filter, read } => {
             ctl::flows::flows(read.bpffs.as_deref(), &filter.into(), read.output)?;
         }
+        Command::Canary => millrace::canary::helper::run()?,
         Command::Cleanup { bpffs } => ctl::cleanup::cleanup(bpffs.as_deref())?,
         Command::Version { output } => ctl::version(output),
     }
@@ -216,12 +220,8 @@ fn serve(flags: ConfigFlags) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    let result = if is_init {
-        let _inside = runtime.enter();
-        run::prepare(&start)
-    } else {
-        runtime.block_on(run::run(start))
-    };
+    let result =
+        if is_init { run::prepare(&start.config) } else { runtime.block_on(run::run(start)) };
     // Whoever stops us should not wait for a source in the middle of a read.
     runtime.shutdown_background();
     result.map(|()| ExitCode::SUCCESS)

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use millrace_common::service::REPORT_BYTES;
 
+use crate::canary::tally::Score;
+
 /// The report, as JSON in the map and in `status -o json`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -23,7 +25,7 @@ pub struct Report {
     pub started_at: u64,
     /// The initial lists are complete.
     pub synced: bool,
-    /// The first plan is carried out and every program is attached.
+    /// The first plan is carried out, every program is attached, and the canary is translated.
     pub ready: bool,
     /// Map writes since the start.
     pub ops: u64,
@@ -37,6 +39,8 @@ pub struct Report {
     pub repaired_hooks: u64,
     /// The same for hooks of devices.
     pub repaired_device_hooks: u64,
+    /// The canary's score, hook by hook.
+    pub canary: Vec<Score>,
     /// Services that are not served as asked, or not at all.
     pub conditions: Vec<Condition>,
     /// Conditions that did not fit in here.

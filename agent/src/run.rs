@@ -3,8 +3,10 @@
 //! The kernel goes on by itself: whatever happens here, what is pinned keeps translating.
 
 mod configuration;
+mod serving;
 mod telling;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -16,7 +18,7 @@ use crate::apply::Reconciler;
 use crate::bpf::environment;
 use crate::bpf::object::{Object, Settings};
 use crate::bpf::pins::{Lock, Pins};
-use crate::complaints;
+use crate::canary::rows;
 use crate::config::finding::Findings;
 use crate::config::watch::Reloaded;
 use crate::config::{Effective, Source};
@@ -32,11 +34,14 @@ use crate::source::open::Opened;
 use crate::source::{EVENT_QUEUE_EVENTS, Event};
 
 use self::configuration::Configuration;
+use self::serving::Serving;
 
 /// How often it is looked whether the guard is needed.
 const TICK: Duration = Duration::from_millis(250);
-/// Ticks between looks at the hooks and reports.
+/// Ticks between reports.
 const HOUSEKEEPING_TICKS: u64 = 4;
+/// Ticks between looks at the sockets' hooks: what is lost shall be back within a second.
+const HOOK_TICKS: u64 = 2;
 /// Ticks between attempts to fit in services that were refused: what others give up becomes free
 /// after the planner's grace period.
 const RETRY_REFUSED_TICKS: u64 = 24;
@@ -60,9 +65,10 @@ pub struct Start {
 }
 
 /// Do what comes before serving, once: look at the node, load the programs, pin the maps.
-pub fn prepare(start: &Start) -> Result<()> {
-    let mut agent = Agent::start(start, Recorder::silent())?;
-    agent.leave();
+pub fn prepare(config: &Effective) -> Result<()> {
+    let loaded = Loaded::new(config)?;
+    loaded.lock.release();
+    tracing::info!("the node has what is needed; programs are loaded and maps pinned");
     Ok(())
 }
 
@@ -121,6 +127,10 @@ pub async fn run(mut start: Start) -> Result<()> {
                 ended.context("the packet path's thread ended")?;
                 agent.news = true;
             }
+            changed = agent.serving.changed() => {
+                changed?;
+                agent.news = true;
+            }
             ended = &mut watcher => bail_on(ended, "the source of Services")?,
             ended = &mut follower => bail_on(ended, "the watch over the node's devices")?,
         }
@@ -173,6 +183,7 @@ struct Agent {
     pins: Pins,
     socket_path: SocketPath,
     packet_path: PacketPath,
+    serving: Serving,
     flows: Sweeper,
     report: Report,
     reported: Option<String>,
@@ -180,6 +191,10 @@ struct Agent {
     news: bool,
     started: Instant,
     ticks: u64,
+    /// The first plan was carried out, and every program attached.
+    applied: bool,
+    /// It was said that it is ready.
+    was_ready: bool,
     swept: bool,
     knows_addresses: bool,
     lock: Lock,
@@ -188,10 +203,17 @@ struct Agent {
     last_round: Option<Instant>,
 }
 
-impl Agent {
-    /// Find what is needed, become the owner, load, adopt what is pinned.
-    fn start(start: &Start, recorder: Recorder) -> Result<Self> {
-        let config = &start.config;
+/// What comes before serving.
+struct Loaded {
+    cgroup_root: PathBuf,
+    pins: Pins,
+    lock: Lock,
+    object: Object,
+}
+
+impl Loaded {
+    /// Look at the node, become the owner, load.
+    fn new(config: &Effective) -> Result<Self> {
         environment::check()?;
         environment::lift_memory_limit()?;
         let cgroup_root = environment::cgroup_root(config.cgroup_root.as_deref())?;
@@ -201,23 +223,34 @@ impl Agent {
             .with_context(|| format!("create {}", pins.root().display()))?;
         let lock = become_owner(&pins)?;
         let settings = Settings {
-            capacity: config.capacity,
+            capacity: rows::with_reserve(config.capacity),
             flows: config.flows,
             node_netns_cookie: net::cookie::netns_cookie()
                 .context("read the network namespace's cookie")?
                 .unwrap_or(0),
         };
-        let mut object = Object::load(&pins, &settings)?;
+        let object = Object::load(&pins, &settings)?;
+        Ok(Self { cgroup_root, pins, lock, object })
+    }
+}
+
+impl Agent {
+    /// Load, adopt what is pinned.
+    fn start(start: &Start, recorder: Recorder) -> Result<Self> {
+        let config = &start.config;
+        let Loaded { cgroup_root, pins, lock, mut object } = Loaded::new(config)?;
         let reconciler = Reconciler::recover(&mut object.store)?;
         let packet_path = PacketPath::new(&object, &pins, &config.policy, config.device_hooks)?;
         let mut model = Model::new(config.node_name.clone(), config.policy.clone());
         model.guard_api_server(matches!(config.source, Source::Kubernetes { .. }));
+        let sockets = config.policy.socket_lb.then_some(cgroup_root.as_path());
         let mut agent = Self {
             model,
             reconciler,
             recorder,
             object,
             pins,
+            serving: Serving::start(config, sockets)?,
             report: telling::first_report(config, &cgroup_root, &packet_path),
             socket_path: SocketPath::new(cgroup_root, config.policy.socket_lb),
             packet_path,
@@ -226,6 +259,8 @@ impl Agent {
             news: false,
             started: Instant::now(),
             ticks: 0,
+            applied: false,
+            was_ready: false,
             swept: false,
             knows_addresses: false,
             lock,
@@ -265,8 +300,9 @@ impl Agent {
 
     /// Whether enough is known to plan. Half a list would take away backends that are alive, and
     /// without addresses all NodePorts would go. The Node is waited for, but not for ever.
-    fn may_plan(&self) -> bool {
-        self.model.is_synced() && self.knows_addresses && self.is_node_settled()
+    fn may_plan(&mut self) -> bool {
+        let is_canary_placed = self.serving.place_canary(&mut self.model);
+        is_canary_placed && self.model.is_synced() && self.knows_addresses && self.is_node_settled()
     }
 
     /// Tell the packet path what it must know of this node.
@@ -291,19 +327,40 @@ impl Agent {
         if self.model.has_dirty() && !self.is_too_soon() {
             let dropped = self.reconciler.drops();
             self.round();
-            if self.report.ready && self.reconciler.drops() && !dropped {
+            if self.applied && self.reconciler.drops() && !dropped {
                 self.mind_guard();
             }
         }
-        if !self.report.ready {
+        if !self.applied {
             self.first_sync();
         }
+        self.mind_canary();
+    }
+
+    /// Ready is who has seen that it works.
+    fn mind_canary(&mut self) {
+        self.serving.take_packets(self.packet_path.canary());
+        let passes = self.applied && self.serving.canary_passes() == Some(true);
+        if passes == self.report.ready {
+            return;
+        }
+        self.report.ready = passes;
+        if !passes {
+            tracing::error!("not ready any more: the canary is not translated (millrace status)");
+        } else if std::mem::replace(&mut self.was_ready, true) {
+            tracing::info!("ready again: the canary is translated");
+        } else {
+            let elapsed = self.started.elapsed();
+            tracing::info!(ops = self.report.ops, ?elapsed, "ready: Services are served");
+        }
+        self.serving.turns(&self.model);
+        self.tell();
     }
 
     /// The operator wants rounds to be further apart: the next tick comes by again.
     fn is_too_soon(&self) -> bool {
         let least = self.configuration.in_force().min_sync_period;
-        self.report.ready && self.last_round.is_some_and(|ended| ended.elapsed() < least)
+        self.applied && self.last_round.is_some_and(|ended| ended.elapsed() < least)
     }
 
     /// The configuration file says something else. Some: another source, or the same one anew.
@@ -314,6 +371,7 @@ impl Agent {
         }
         let config = self.configuration.in_force();
         self.flows.set_timeouts(config.timeouts);
+        self.serving.configure(config);
         self.packet_path.set_policy(config.policy.clone());
         let lists_anew = self.model.set_policy(config.policy.clone());
         (lists_anew || config.source != *source).then(|| config.source.clone())
@@ -328,11 +386,13 @@ impl Agent {
 
     fn round(&mut self) {
         self.news = true;
+        self.serving.monitor.queued();
         let begun = Instant::now();
         let now = begun.duration_since(self.started);
         match self.reconciler.round(&mut self.model, &mut self.object.store, now) {
             Ok(round) => {
                 self.report.ops += round.ops as u64;
+                self.serving.applied(&self.model, &self.reconciler);
                 let elapsed = begun.elapsed();
                 tracing::debug!(services = round.services, ops = round.ops, ?elapsed, "applied");
             }
@@ -365,11 +425,13 @@ impl Agent {
             return;
         }
         self.mind_guard();
+        self.applied = true;
         self.report.synced = true;
-        self.report.ready = true;
+        self.serving.turns(&self.model);
+        self.serving.begin_canary();
+        self.packet_path.begin_canary();
+        self.update_packet_path();
         self.tell();
-        let elapsed = self.started.elapsed();
-        tracing::info!(ops = self.report.ops, ?elapsed, "ready: Services are served");
         give_back_memory();
     }
 
@@ -384,9 +446,10 @@ impl Agent {
 
     fn tick(&mut self) {
         self.ticks += 1;
-        if self.report.ready {
+        if self.applied {
             self.mind_guard();
         }
+        self.serving.turns(&self.model);
         if self.ticks.is_multiple_of(RETRY_REFUSED_TICKS) {
             self.reconciler.retry_refused(&mut self.model);
         }
@@ -394,10 +457,10 @@ impl Agent {
         self.news |= mended > 0;
         self.report.repaired_hooks += mended;
         self.news |= self.flows.tick(&self.object.store.flows);
+        if self.applied && self.ticks.is_multiple_of(HOOK_TICKS) {
+            self.socket_path.look_at_hooks(&self.pins);
+        }
         if self.ticks.is_multiple_of(HOUSEKEEPING_TICKS) {
-            if self.report.ready {
-                self.socket_path.look_at_hooks(&self.pins);
-            }
             if std::mem::replace(&mut self.news, false) {
                 self.tell();
                 give_back_memory();
@@ -410,23 +473,8 @@ impl Agent {
         self.socket_path.mind_guard(&self.object, &self.pins, gone, drops);
     }
 
-    /// Write the report, if it says anything new.
-    fn tell(&mut self) {
-        let objects = complaints::of_objects(&self.model, &self.reconciler);
-        self.recorder.standing(complaints::notices(&self.model, &objects));
-        self.report.conditions = self.conditions(objects);
-        self.report.repaired_device_hooks = self.packet_path.repaired();
-        let json = self.report.to_json();
-        if self.reported.as_ref() == Some(&json) {
-            return;
-        }
-        match self.object.store.set_report(&json) {
-            Ok(()) => self.reported = Some(json),
-            Err(error) => tracing::error!("cannot write the report: {error}"),
-        }
-    }
-
     fn leave(&mut self) {
+        self.serving.stop();
         self.packet_path.stop();
         self.tell();
         self.lock.release();

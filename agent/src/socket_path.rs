@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use crate::bpf::attach::{self, Attached, HookState};
 use crate::bpf::object::Object;
 use crate::bpf::pins::Pins;
+use crate::bpf::sys;
 use crate::guard::Guard;
 
 /// The state of every hook.
@@ -85,7 +86,8 @@ impl SocketPath {
         self.look = Some(receiver);
     }
 
-    /// Someone may detach our programs or unpin our links; traffic must not wait for a restart.
+    /// Someone may detach our programs, put others behind our links or unpin them; traffic must not
+    /// wait for a restart.
     /// Returns how many hooks were mended.
     pub fn mend_hooks(&mut self, object: &Object, pins: &Pins) -> u64 {
         let found = match self.look.as_ref().map(Receiver::try_recv) {
@@ -96,7 +98,7 @@ impl SocketPath {
         let broken = match found.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(hooks) => hooks
                 .into_iter()
-                .filter(|(_, state)| !matches!(state, HookState::Attached(_)))
+                .filter(|(name, state)| !has_our_program(object, name, *state))
                 .map(|(name, _)| name)
                 .collect::<Vec<_>>(),
             Err(error) => {
@@ -116,4 +118,12 @@ impl SocketPath {
             }
         }
     }
+}
+
+/// Whether a hook runs the program that we loaded for it. (One that could not be asked about is
+/// believed to.)
+fn has_our_program(object: &Object, name: &str, state: HookState) -> bool {
+    let HookState::Attached(info) = state else { return false };
+    let ours = object.program(name).and_then(|program| sys::program_id(program).ok());
+    ours.is_none_or(|ours| ours == info.program_id)
 }

@@ -158,6 +158,14 @@ pub const fn checksum_add(a: u32, b: u32) -> u32 {
     fold_carries(a as u64 + b as u64)
 }
 
+/// A checksum as it stands in a header, after a change of what it covers (RFC 1624).
+#[inline(always)]
+pub const fn checksum_replace(checksum: u16, difference: u32) -> u16 {
+    let sum = checksum_add(!checksum as u32, difference);
+    let once = (sum & 0xffff) + (sum >> 16);
+    !((once & 0xffff) + (once >> 16)) as u16
+}
+
 /// [`Address::checksum_difference`] of IPv6. Not inlined: there are many callers, and the stack of
 /// a BPF program is small.
 #[inline(never)]

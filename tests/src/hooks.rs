@@ -18,6 +18,10 @@ const EGRESS: u32 = 47;
 /// `BPF_PROG_LOAD` and `BPF_PROG_TYPE_SCHED_CLS` (linux/bpf.h).
 const PROG_LOAD: libc::c_int = 5;
 const SCHED_CLS: u32 = 3;
+/// `BPF_PROG_TYPE_CGROUP_SOCK_ADDR` (linux/bpf.h).
+const SOCK_ADDR: u32 = 18;
+/// `BPF_CGROUP_INET4_CONNECT` (linux/bpf.h).
+pub const CONNECT4: u32 = 10;
 /// What a program says to have a packet dropped (`TC_ACT_SHOT`).
 const DROP: i32 = 2;
 /// What it says to have the next one decide (`TC_ACT_UNSPEC`).
@@ -120,8 +124,43 @@ fn attach_constant(place: &Place, device: &str, number: i32) -> Result<(OwnedFd,
     Ok((link, info))
 }
 
-/// A program that returns one number.
+/// Somebody else's program that forbids what a hook of a cgroup is asked about. It goes with the
+/// value.
+#[derive(Debug)]
+pub struct Refuser {
+    program: OwnedFd,
+    _link: Option<OwnedFd>,
+}
+
+impl Refuser {
+    /// Loads it for a hook of sockets' addresses (`enum bpf_attach_type`).
+    pub fn load(attach_type: u32) -> Result<Refuser> {
+        let program = load(0, SOCK_ADDR, attach_type).context("load a program")?;
+        Ok(Refuser { program, _link: None })
+    }
+
+    /// Attaches it to a cgroup, beside what is there.
+    pub fn attach(cgroup: &Path, attach_type: u32) -> Result<Refuser> {
+        let loaded = Self::load(attach_type)?;
+        let directory = fs::File::open(cgroup)?;
+        let link = sys::link_create(loaded.program.as_fd(), directory.as_fd(), attach_type)?;
+        Ok(Refuser { _link: Some(link), ..loaded })
+    }
+
+    /// Puts it behind somebody's link.
+    pub fn put_behind(&self, pin: &Path) -> Result<()> {
+        let link = sys::obj_get(pin).with_context(|| format!("open {}", pin.display()))?;
+        Ok(sys::link_update(link.as_fd(), self.program.as_fd())?)
+    }
+}
+
+/// A program for devices' hooks that returns one number.
 fn load_constant(number: i32) -> io::Result<OwnedFd> {
+    load(number, SCHED_CLS, 0)
+}
+
+/// A program that returns one number.
+fn load(number: i32, kind: u32, attach_type: u32) -> io::Result<OwnedFd> {
     // BPF_ALU64 | BPF_MOV | BPF_K of r0, and BPF_JMP | BPF_EXIT.
     let instructions: [u64; 2] = [0xb7 | (u64::from(number.cast_unsigned()) << 32), 0x95];
     let license = c"GPL";
@@ -135,11 +174,12 @@ fn load_constant(number: i32) -> io::Result<OwnedFd> {
         rest: [u64; 6],
     }
     let attributes = Load {
-        kind: SCHED_CLS,
+        kind,
         instruction_count: 2,
         instructions: instructions.as_ptr() as u64,
         license: license.as_ptr() as u64,
-        rest: [0; 6],
+        // The second half of the last word is `expected_attach_type`.
+        rest: [0, 0, 0, 0, 0, u64::from(attach_type) << 32],
     };
     // SAFETY: the attributes are valid for their size, and what they point to outlives the call.
     let fd = unsafe {

@@ -7,8 +7,9 @@
 //! or sees.
 //!
 //! [`apiserver`] is a Kubernetes API for the tests of the agent's source; [`hooks`] asks the kernel
-//! what is attached to devices. [`packet`] is for those of the packet path that need no network:
-//! frames in, verdicts and frames out.
+//! what is attached to devices; [`http`] asks what a node says of itself. [`packet`] is for those
+//! of the packet path that need no network: frames in, verdicts and frames out; [`simulation`] puts
+//! the agent's pure half before it: objects in, verdicts out.
 //!
 //! Nothing else here knows how the agent works: it is started as an operator starts it, and judged
 //! by what sockets see.
@@ -16,11 +17,13 @@
 pub mod agent;
 pub mod apiserver;
 pub mod hooks;
+pub mod http;
 pub mod lab;
 pub mod manifest;
 pub mod packet;
 pub mod privileges;
 pub mod probe;
+pub mod simulation;
 pub mod wait;
 pub mod wire;
 pub mod world;

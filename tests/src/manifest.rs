@@ -183,6 +183,14 @@ impl Service {
         self
     }
 
+    /// The port on every node where its load balancer asks for local endpoints.
+    pub fn health_check(mut self, port: u16) -> Self {
+        let spec = self.spec();
+        spec["type"] = json!("LoadBalancer");
+        spec["healthCheckNodePort"] = json!(port);
+        self
+    }
+
     /// `externalTrafficPolicy: Local`.
     pub fn external_local(mut self) -> Self {
         self.spec()["externalTrafficPolicy"] = json!("Local");

@@ -136,3 +136,24 @@ fn affinity_leaves_with_its_endpoint() -> Result<()> {
     ensure!(sticks(Client::Tcp, client, to, STICKY_DIALS)? == next);
     Ok(())
 }
+
+/// KEP-6032: a NodePort on loopback, and the same choice as by any other of the Service's
+/// addresses.
+#[test]
+fn clients_stick_by_loopback_too() -> Result<()> {
+    let world = World::new(three_backends())?;
+    world.service("web", 1, &PODS, |service| service.node_port_for_all(NODE_PORT).affinity(600))?;
+    let n1 = world.lab.node("n1");
+    for &family in world.lab.families() {
+        let loopback = SocketAddr::new(family.loopback(), NODE_PORT);
+        let node = SocketAddr::new(n1.address(family), NODE_PORT);
+        for client in [Client::Tcp, Client::UdpConnected] {
+            wait::until_true("an answer", CHANGE_TIMEOUT, || {
+                client.dial_briefly(n1, loopback).is_ok_and(|outcome| outcome.ok)
+            })?;
+            let chosen = sticks(client, n1, loopback, STICKY_DIALS)?;
+            ensure!(sticks(client, n1, node, STICKY_DIALS)? == chosen);
+        }
+    }
+    Ok(())
+}

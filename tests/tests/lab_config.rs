@@ -92,13 +92,13 @@ impl Configured {
 
     /// Service `web` with a NodePort and an external IP, in front of pod `a`.
     fn serve(&self) -> Result<Service> {
-        let mut service = Service::new("web").node_port_for_all(NODE_PORT);
+        let mut service = Service::new("web").port("main", "TCP", 80).port("main", "UDP", 80);
         for &family in self.world.lab.families() {
             let external = address::external(family, EXTERNAL);
             service = service.cluster_ip(cluster_ip(family, 1).ip()).external_ip(external);
             self.world.route_to("n1", external, family)?;
         }
-        let service = service.port("main", "TCP", 80).port("main", "UDP", 80);
+        let service = service.node_port_for_all(NODE_PORT);
         self.server.put(service.value());
         self.endpoints(&["n1/a"]);
         Ok(service)

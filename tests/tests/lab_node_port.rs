@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use millrace_tests::lab::{Builder, Family, Lab, Place, address};
 use millrace_tests::manifest::Service;
 use millrace_tests::probe::{self, Server};
-use millrace_tests::world::{Client, World, cluster_ip, reach, reach_by, refused, unreachable};
+use millrace_tests::world::{
+    Client, TARGET_PORT, World, cluster_ip, reach, reach_by, refused, unreachable,
+};
 
 const TCP_PORT: u16 = 30080;
 const UDP_PORT: u16 = 30053;
@@ -45,13 +47,51 @@ fn create_a_functioning_node_port_service() -> Result<()> {
     Ok(())
 }
 
+/// What an agent has counted for a Service, all its ports together.
+fn opened(world: &mut World, service: &str) -> Result<u64> {
+    let services = world.agent("n1").services_json()?;
+    let all = services.as_array().context("a list")?;
+    let of = all.iter().filter(|entry| entry["name"] == service);
+    of.map(|entry| entry["opened"].as_u64().with_context(|| entry.to_string())).sum()
+}
+
+/// And the Service's counts grow with every connection, as KubeProxyNFAcct's do.
 #[test]
 fn node_ports_answer_on_the_nodes_loopback() -> Result<()> {
-    let world = World::new(two_nodes())?;
+    const DIALS: usize = 10;
+    let mut world = World::new(two_nodes())?;
     world.service("web", 1, &["n1/a", "n2/b"], with_node_ports)?;
-    for &family in world.lab.families() {
+    for family in world.lab.families().to_vec() {
         reach_both(world.lab.node("n1"), family.loopback(), &["a", "b"])?;
+        let before = opened(&mut world, "web")?;
+        let to = SocketAddr::new(family.loopback(), TCP_PORT);
+        let outcomes = Client::Tcp.dial(world.lab.node("n1"), to, DIALS)?;
+        ensure!(outcomes.iter().all(|outcome| outcome.ok), "{outcomes:?}");
+        let after = opened(&mut world, "web")?;
+        ensure!(after == before + DIALS as u64, "{before}, after {DIALS} more {after}");
     }
+    Ok(())
+}
+
+/// "allow creating a basic SCTP service with pod and endpoints": whoever has no use for SCTP should
+/// not get its module.
+#[test]
+fn an_sctp_service_loads_no_module() -> Result<()> {
+    let is_loaded = || -> Result<bool> {
+        let protocols = std::fs::read_to_string("/proc/net/protocols")?;
+        Ok(protocols.lines().any(|line| line.starts_with("SCTP")))
+    };
+    let before = is_loaded()?;
+    let world = World::new(two_nodes())?;
+    let sctp = |service: Service| service.port("sctp", "SCTP", TARGET_PORT).node_port(TCP_PORT);
+    world.service("web", 1, &[], sctp)?;
+    for &family in world.lab.families() {
+        let slice = world.slice("web", &["n1/a"], family).port("sctp", "SCTP", TARGET_PORT);
+        world.apply(&slice)?;
+        // The Service is in force: its other ports answer.
+        reach(world.lab.pod("n1", "client"), cluster_ip(family, 1), &["a"])?;
+    }
+    ensure!(is_loaded()? == before, "the module sctp was loaded");
     Ok(())
 }
 
@@ -146,6 +186,8 @@ fn load_balancer_addresses_work_from_pods_and_nodes() -> Result<()> {
         for client in clients {
             let at = |index| SocketAddr::new(address::external(family, index), SERVICE_PORT);
             reach(client, at(10), &["a", "b"])?;
+            // "same port with different protocol on type LoadBalancer (internal traffic)"
+            reach(client, cluster_ip(family, 1), &["a", "b"])?;
             // ipMode Proxy: the node leaves it to the load balancer, which this lab lacks.
             unreachable(client, at(11))?;
         }

@@ -2,13 +2,16 @@
 //! ranges for all.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use millrace_tests::lab::{Builder, Family, Lab, Place, address};
-use millrace_tests::manifest::Service;
-use millrace_tests::probe::Held;
+use millrace_tests::manifest::{Endpoint, Service};
+use millrace_tests::probe::{Held, Pressure};
 use millrace_tests::wire::Wire;
-use millrace_tests::world::{Client, World, cluster_ip, reach, rejected, seen_as, silent};
+use millrace_tests::world::{
+    Client, World, cluster_ip, reach, reach_by, rejected, seen_as, silent, unreachable,
+};
 
 const PORT: u16 = 80;
 const NODE_PORT: u16 = 30080;
@@ -17,6 +20,8 @@ const NODE_PORT: u16 = 30080;
 const BALANCED: u8 = 10;
 const EXTERNAL: u8 = 20;
 const PROXIED: u8 = 30;
+/// The source port of a client that keeps it.
+const SOURCE_PORT: u16 = 5555;
 
 fn two_nodes() -> Builder {
     Lab::builder().nodes(2).pods("n1", &["client", "a"]).pod("n2", "b")
@@ -253,6 +258,136 @@ fn tighter_source_ranges_do_not_cut_connections() -> Result<()> {
         let still = held.send()?;
         ensure!(still.ok, "{still:?}");
         world.apply(&service)?;
+    }
+    Ok(())
+}
+
+/// "be able to change the type and ports of a service", TCP and UDP, from a client outside.
+#[test]
+fn a_load_balancer_comes_changes_and_goes() -> Result<()> {
+    let world = World::new(two_nodes())?;
+    let plain = world.service("web", 1, &["n1/a"], |service| service)?;
+    route(&world, "n1")?;
+    let (outside, pod) = (world.lab.outside(), world.lab.pod("n1", "client"));
+    for &family in world.lab.families() {
+        let node = |port| SocketAddr::new(world.lab.node("n1").address(family), port);
+        let balanced = |port| SocketAddr::new(address::external(family, BALANCED), port);
+        reach(pod, cluster_ip(family, 1), &["a"])?;
+        world.apply(&plain.clone().node_port_for_all(NODE_PORT))?;
+        reach(outside, node(NODE_PORT), &["a"])?;
+        let mut service = with_addresses(plain.clone().node_port_for_all(NODE_PORT));
+        world.apply(&service)?;
+        reach(outside, balanced(PORT), &["a"])?;
+        service = service.node_port_for_all(NODE_PORT + 1);
+        world.apply(&service)?;
+        reach(outside, node(NODE_PORT + 1), &["a"])?;
+        unreachable(outside, node(NODE_PORT))?;
+        for port in service.0["spec"]["ports"].as_array_mut().context("ports")? {
+            port["port"] = (PORT + 1).into();
+        }
+        world.apply(&service)?;
+        reach(outside, balanced(PORT + 1), &["a"])?;
+        // No pods, then another one.
+        world.apply(&world.empty_slice("web", family))?;
+        rejected(outside, balanced(PORT + 1))?;
+        rejected(outside, node(NODE_PORT + 1))?;
+        world.apply(&world.slice("web", &["n2/b"], family))?;
+        reach(outside, balanced(PORT + 1), &["b"])?;
+        world.apply(&plain)?;
+        // Not before the end: the node sends what is not its own to the gateway, and tells the
+        // client to do so itself from now on.
+        unreachable(outside, balanced(PORT + 1))?;
+        unreachable(outside, node(NODE_PORT + 1))?;
+        reach(pod, cluster_ip(family, 1), &["b"])?;
+        world.apply(&world.slice("web", &["n1/a"], family))?;
+    }
+    Ok(())
+}
+
+/// "preserve UDP traffic when server pod cycles", on different nodes and on the same one.
+#[test]
+fn udp_follows_the_pods_behind_a_load_balancer() -> Result<()> {
+    let builder = Lab::builder().nodes(2).pods("n1", &["client", "a", "c"]).pod("n2", "b");
+    let world = World::new(builder)?;
+    world.service("web", 1, &["n1/a"], with_addresses)?;
+    route(&world, "n1")?;
+    let outside = world.lab.outside();
+    for &family in world.lab.families() {
+        let to = at(family, BALANCED);
+        world.apply(&world.slice("web", &["n1/a"], family))?;
+        reach_by(Client::Udp, outside, to, &["a"])?;
+        let from = SocketAddr::new(address::outside(family), SOURCE_PORT);
+        let (mut held, _) = Held::open_from(outside, "udp", to, from)?;
+        ensure!(held.send()?.who() == "a");
+        for (pod, server) in [("n2/b", "b"), ("n1/c", "c"), ("n1/a", "a")] {
+            world.apply(&world.slice("web", &[pod], family))?;
+            reach_by(Client::Udp, outside, to, &[server])?;
+            let next = held.send()?;
+            ensure!(next.who() == server && next.source == Some(to), "{next:?}");
+        }
+    }
+    Ok(())
+}
+
+/// What the slice controller says while a Deployment goes from one pod to another, step by step.
+fn rollout(world: &World, family: Family, [old, new]: [&str; 2]) -> Vec<Vec<Endpoint>> {
+    let of = |path: &str, make: fn(IpAddr, &str) -> Endpoint| {
+        make(world.pod_address(path, family), &path[..2])
+    };
+    vec![
+        vec![of(old, Endpoint::ready), of(new, Endpoint::unready)],
+        vec![of(old, Endpoint::ready), of(new, Endpoint::ready)],
+        vec![of(old, Endpoint::terminating), of(new, Endpoint::ready)],
+        vec![of(old, Endpoint::gone), of(new, Endpoint::ready)],
+        vec![of(new, Endpoint::ready)],
+        // Kubernetes replaces a DaemonSet's pods the other way round: for a moment there is only
+        // one that terminates.
+        vec![of(new, Endpoint::terminating)],
+        vec![of(new, Endpoint::terminating), of(old, Endpoint::unready)],
+    ]
+}
+
+/// "not have connectivity disruption during rolling update", policy Cluster and Local.
+#[test]
+fn rolling_updates_lose_no_connection() -> Result<()> {
+    const PAUSE: Duration = Duration::from_millis(100);
+    /// Room for every flow of the load.
+    const MAPS: &[&str] = &["--max-services=2000", "--max-flows=200000", "--max-half-open=65536"];
+    let builder = Lab::builder().nodes(2).pods("n1", &["client", "a", "c"]).pod("n2", "b");
+    let mut world = World::without_agents(builder, &[])?;
+    world.start_agents(MAPS)?;
+    let plain = world.service("web", 1, &["n1/a"], with_addresses)?;
+    route(&world, "n1")?;
+    let outside = world.lab.outside();
+    for (service, pods) in
+        [(plain.clone(), ["n1/a", "n2/b"]), (plain.external_local(), ["n1/a", "n1/c"])]
+    {
+        for &family in world.lab.families() {
+            world.apply(&world.slice("web", &pods[..1], family))?;
+        }
+        world.apply(&service)?;
+        let mut loads = Vec::new();
+        for &family in world.lab.families() {
+            let to = at(family, BALANCED);
+            reach(outside, to, &["a"])?;
+            for kind in ["tcp", "udp-connected"] {
+                loads.push((kind, to, Pressure::start(outside, kind, to)?));
+            }
+        }
+        for turn in [pods, [pods[1], pods[0]]] {
+            for step in 0..rollout(&world, Family::V4, turn).len() {
+                for &family in world.lab.families() {
+                    let endpoints = rollout(&world, family, turn).swap_remove(step);
+                    world.apply(&world.empty_slice("web", family).endpoints(endpoints))?;
+                }
+                // Load between the steps.
+                std::thread::sleep(PAUSE);
+            }
+        }
+        for (kind, to, pressure) in loads {
+            let load = pressure.stop()?;
+            ensure!(load.count > 0 && load.failed == 0, "{kind} to {to}: {load:?}");
+        }
     }
     Ok(())
 }

@@ -206,6 +206,10 @@ fn fallback_to_terminating_endpoints() -> Result<()> {
         reach(outside, node_port(&world, "n2", family, CLUSTER), &["a"])?;
         reach(outside, node_port(&world, "n1", family, LOCAL), &["a"])?;
         silent(outside, node_port(&world, "n2", family, LOCAL))?;
+        // A pod is a stranger to any node but its own.
+        let (pod, there) = (world.lab.pod("n1", "client"), node_port(&world, "n2", family, LOCAL));
+        silent(&pod.as_vm(), there)?;
+        silent(pod, there)?;
     }
     Ok(())
 }

@@ -11,6 +11,9 @@ pub struct Tally {
     pub failed: usize,
     /// Tests and checks that did not run.
     pub skipped: usize,
+    /// Names of those whose binary says that they held; those that skipped themselves are among
+    /// them.
+    pub passes: Vec<String>,
     /// Names of those that failed.
     pub failures: Vec<String>,
     /// Those that did not run: `name: reason`.
@@ -38,6 +41,7 @@ impl Tally {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        self.passes.extend(other.passes);
         self.failures.extend(other.failures);
         self.skips.extend(other.skips);
     }
@@ -72,7 +76,9 @@ impl Reader {
     /// A single test's line: `NAME ... ok`, `NAME ... ignored, REASON`, `NAME ... FAILED`.
     fn test(&mut self, test: &str) {
         let Some((name, outcome)) = test.split_once(" ... ") else { return };
-        if outcome.starts_with("FAILED") {
+        if outcome.starts_with("ok") {
+            self.tally.passes.push(name.to_owned());
+        } else if outcome.starts_with("FAILED") {
             self.tally.failures.push(name.to_owned());
         } else if let Some(reason) = outcome.strip_prefix("ignored") {
             let reason = reason.trim_start_matches([',', ' ']);
@@ -142,6 +148,7 @@ test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; fin
             passed: 13,
             failed: 1,
             skipped: 1,
+            passes: vec!["a::one".to_owned(), "b::four".to_owned()],
             failures: vec!["a::three".to_owned()],
             skips: vec!["a::two: needs a cluster".to_owned()],
         };

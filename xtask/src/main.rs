@@ -2,9 +2,9 @@
 //!
 //! One file per command, in the order a newcomer meets them: [`setup`] installs what is missing,
 //! [`build`] makes the BPF object and the binaries, [`demo`], [`lab`] and [`bench`] run them,
-//! [`test`] checks everything, [`tidy`] is the part of it that reads the source text, [`fuzz`]
-//! the part that has no end, [`kernels`] the part that boots other kernels than this machine's;
-//! [`image`] makes what a DaemonSet runs.
+//! [`test`] checks everything, [`conformance`] is the part of it that is kube-proxy's, [`tidy`] the
+//! part that reads the source text, [`fuzz`] the part that has no end, [`kernels`] the part that
+//! boots other kernels than this machine's; [`image`] makes what a DaemonSet runs.
 //! Underneath:
 //! [`toolchain`] decides how Rust becomes BPF, [`apt`] and [`packages`] deal with Debian,
 //! [`command`] runs other programs, [`libtest`] reads what test binaries print.
@@ -13,6 +13,7 @@ mod apt;
 mod bench;
 mod build;
 mod command;
+mod conformance;
 mod demo;
 mod fuzz;
 mod image;
@@ -45,6 +46,9 @@ Usage: cargo xtask <command>
   test [--stage NAME]... [-- TEST-ARG...]
                             every check there is; ends with `N passed, N failed, N skipped`
                             stages: setup fmt tidy build clippy unit lab kernels deny
+  conformance [--section N]... [--check|--write]
+                            kube-proxy's own scenarios, ours beside them, run; --check compares
+                            CONFORMANCE.md with them, --write makes it
   fuzz [--seconds N] [--seed N]
                             random frames through the loaded programs and the native build
   kernels [--kernel 5.10|6.1|6.12|newest]... [--update]
@@ -86,6 +90,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode> {
         "lab" => lab::run(rest),
         "bench" => bench::run(rest),
         "test" => test::run(rest),
+        "conformance" => conformance::run(rest),
         "fuzz" => fuzz::run(rest),
         "kernels" => kernels::run(rest),
         "tidy" if rest.is_empty() => tidy::run().map(|()| ExitCode::SUCCESS),

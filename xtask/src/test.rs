@@ -12,7 +12,7 @@ use crate::{build, command, kernels, setup, tidy};
 
 /// Lab tests each own a small cluster; more of them at once than this crowd two cores, and their
 /// time limits begin to mean something else.
-const LAB_TEST_THREADS: &str = "--test-threads=2";
+pub const LAB_TEST_THREADS: &str = "--test-threads=2";
 
 /// One stage of the whole.
 struct Stage {
@@ -189,7 +189,7 @@ fn deny(_: &Options) -> Result<Tally> {
 }
 
 /// Goes on after a failing binary: one run shows everything that is wrong.
-fn cargo_test() -> Command {
+pub fn cargo_test() -> Command {
     let mut cargo = command::cargo();
     cargo.args(["test", "--locked", "--release", "--no-fail-fast"]);
     cargo
@@ -212,7 +212,7 @@ fn tests(cargo: &mut Command, test_args: &[String]) -> Result<Tally> {
 }
 
 /// Runs a command, copies its two output streams, and counts the tests in them.
-fn count(cargo: &mut Command, out: impl Write + Send, err: impl Write + Send) -> Result<Tally> {
+pub fn count(cargo: &mut Command, out: impl Write + Send, err: impl Write + Send) -> Result<Tally> {
     let mut child = cargo
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

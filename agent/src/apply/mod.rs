@@ -16,7 +16,7 @@ use millrace_common::backend::state;
 use millrace_common::frontend::flags;
 
 use crate::model::Model;
-use crate::model::desired::Desired;
+use crate::model::desired::{Desired, HealthCheck};
 use crate::model::problem::Problem;
 use crate::plan::Planner;
 use crate::plan::op::{Capacity, Op, Snapshot};
@@ -59,6 +59,8 @@ pub struct Reconciler {
     clashes: BTreeMap<ObjectName, Vec<Problem>>,
     /// Services with a frontend that drops clients on this node silently.
     dropping: BTreeSet<ObjectName>,
+    /// Services whose health load balancers ask for.
+    health: BTreeMap<ObjectName, HealthCheck>,
     /// A UDP backend is gone since somebody asked.
     udp_gone: bool,
     /// What was said in the log about a service, to say it once.
@@ -83,6 +85,7 @@ impl Reconciler {
             conflicts: BTreeMap::new(),
             clashes: BTreeMap::new(),
             dropping: BTreeSet::new(),
+            health: BTreeMap::new(),
             udp_gone: false,
             logged: BTreeMap::new(),
             lost: false,
@@ -179,6 +182,7 @@ impl Reconciler {
         } else {
             self.dropping.remove(&name);
         }
+        let mut health = desired.health;
         let (ops, retry) = match self.planner.plan(&desired, now) {
             Ok(planned) => {
                 let told = planned.conflicts.iter().take(LOGGED_CONFLICTS);
@@ -190,9 +194,14 @@ impl Reconciler {
             Err(refused) => {
                 texts.push(refused.to_string());
                 self.refused.insert(name.clone(), refused.to_string());
+                health = health.map(HealthCheck::without_endpoints);
                 (Vec::new(), Vec::new())
             }
         };
+        match health {
+            Some(health) => drop(self.health.insert(name.clone(), health)),
+            None => drop(self.health.remove(&name)),
+        }
         self.log(name, texts);
         (ops, retry)
     }
@@ -214,6 +223,11 @@ impl Reconciler {
     /// here, or its source ranges do not let the node in.
     pub fn drops(&self) -> bool {
         !self.dropping.is_empty()
+    }
+
+    /// Services whose health load balancers ask for.
+    pub const fn health(&self) -> &BTreeMap<ObjectName, HealthCheck> {
+        &self.health
     }
 
     /// Whether a UDP backend is gone since the last time this was asked.

@@ -12,6 +12,7 @@ use aya::programs::{
 use aya::{EbpfLoader, include_bytes_aligned};
 use aya_obj::generated::bpf_attach_type;
 
+use super::flows::FlowStore;
 use super::node_maps::NodeMaps;
 use super::pins::Pins;
 use super::store::{MAP_NAMES, MapError, Store};
@@ -93,6 +94,11 @@ impl Object {
     /// The maps that say what the node and its devices are.
     pub fn node_maps(&self) -> Result<NodeMaps, MapError> {
         NodeMaps::open(&self.directory)
+    }
+
+    /// The maps that packets fill.
+    pub fn flow_maps(&self) -> Result<FlowStore, MapError> {
+        FlowStore::open(&self.directory)
     }
 
     /// Load everything. Maps already pinned are used again if they have the shape that the settings
@@ -190,12 +196,14 @@ fn load_programs(
     directory: &std::path::Path,
     settings: &Settings,
 ) -> Result<BTreeMap<&'static str, OwnedFd>> {
-    let has_set_retval = u8::from(has_set_retval());
+    let has_set_retval = has(helper::SET_RETVAL);
+    let has_coarse_clock = has(helper::COARSE_CLOCK);
     let paths: Vec<(&str, PathBuf)> =
         MAP_NAMES.iter().map(|name| (*name, directory.join(name))).collect();
     let mut loader = EbpfLoader::new();
     loader.override_global("NODE_NETNS_COOKIE", &settings.node_netns_cookie, true);
     loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
+    loader.override_global("HAS_COARSE_CLOCK", &has_coarse_clock, true);
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
         if let Some(rows) = max_entries(name, settings) {
@@ -249,11 +257,20 @@ fn explain(name: &str, error: ProgramError) -> anyhow::Error {
     )
 }
 
-/// Whether a program may set its caller's error: `bpf_set_retval`, Linux 5.18.
+/// Helpers that a program may call, by the version they came with.
 ///
 /// Asked by version: probing would need a program of the exact type and attach type, and no
-/// distribution is known to have back-ported the helper.
-fn has_set_retval() -> bool {
+/// distribution is known to have back-ported them.
+mod helper {
+    /// `bpf_set_retval`: the program sets its caller's error.
+    pub const SET_RETVAL: (u32, u32) = (5, 18);
+    /// `bpf_ktime_get_coarse_ns`.
+    pub const COARSE_CLOCK: (u32, u32) = (5, 11);
+}
+
+/// 1 if the kernel has a helper, for a constant of the programs.
+fn has(helper: (u32, u32)) -> u8 {
     let release = super::environment::kernel_release().unwrap_or_default();
-    super::environment::parse_release(&release).is_some_and(|version| version >= (5, 18))
+    let version = super::environment::parse_release(&release);
+    u8::from(version.is_some_and(|version| version >= helper))
 }

@@ -10,7 +10,13 @@ use anyhow::{Context, Result};
 use super::clsact::{self, Clsact};
 use super::object::Object;
 use super::pins::Pins;
+use super::sys;
 use super::tcx::{self, Tcx};
+
+/// What a program returns that lets the packet go on (`TC_ACT_UNSPEC`).
+pub const NEXT: i32 = -1;
+/// Bytes by which a program might lengthen a packet.
+const ROOM_BYTES: usize = 128;
 
 /// Which way packets go that a hook sees.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -131,6 +137,16 @@ impl PacketHooks {
             None => self.tcx.attach(hook, program).map(Attached::Link),
             Some(clsact) => clsact.attach(hook, program).map(|()| Attached::Filter),
         }
+    }
+
+    /// Run the program of a hook on a frame, as if it came by there. Returns what it returned, and
+    /// the frame as it then is.
+    pub fn run(&self, hook: Hook, ethernet: bool, frame: &[u8]) -> io::Result<(i32, Vec<u8>)> {
+        let program = self.programs.get(hook.direction, ethernet).as_fd();
+        let mut output = vec![0; frame.len() + ROOM_BYTES];
+        let (code, length) = sys::run_packet(program, hook.index, frame, &mut output)?;
+        output.truncate(length);
+        Ok((code, output))
     }
 
     /// Whether the program is on its hook. False as well if the device is gone.

@@ -230,6 +230,14 @@ pub fn map_shape(map: BorrowedFd<'_>) -> io::Result<MapShape> {
     })
 }
 
+/// A program's id.
+pub fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: plain integers; zero is valid, and asks for none of the lists.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    obj_info(program, &mut info)?;
+    Ok(info.id)
+}
+
 /// How many instructions the verifier walked through to accept a program; not told below Linux
 /// 5.16.
 pub fn verified_instructions(program: BorrowedFd<'_>) -> io::Result<Option<u32>> {
@@ -364,6 +372,32 @@ pub fn run_packet(
     packet: &[u8],
     output: &mut [u8],
 ) -> io::Result<(i32, usize)> {
+    let attr = test_run(program, device, packet, output, 1)?;
+    // SAFETY: the kernel has written both.
+    let (code, length) = unsafe { (attr.test.retval, attr.test.data_size_out) };
+    Ok((code.cast_signed(), length as usize))
+}
+
+/// The same many times over, on one packet that is changed each time: nanoseconds per run.
+pub fn time_packet(
+    program: BorrowedFd<'_>,
+    device: u32,
+    packet: &[u8],
+    runs: u32,
+) -> io::Result<u32> {
+    let mut output = vec![0; packet.len()];
+    let attr = test_run(program, device, packet, &mut output, runs)?;
+    // SAFETY: the kernel has written it.
+    Ok(unsafe { attr.test.duration })
+}
+
+fn test_run(
+    program: BorrowedFd<'_>,
+    device: u32,
+    packet: &[u8],
+    output: &mut [u8],
+    runs: u32,
+) -> io::Result<bpf_attr> {
     let context = PacketContext { ifindex: device, ..PacketContext::default() };
     let size = |bytes: usize| u32::try_from(bytes).map_err(io::Error::other);
     let mut attr = attr();
@@ -374,9 +408,7 @@ pub fn run_packet(
     attr.test.data_size_out = size(output.len())?;
     attr.test.ctx_in = std::ptr::from_ref(&context) as u64;
     attr.test.ctx_size_in = size(size_of::<PacketContext>())?;
-    attr.test.repeat = 1;
+    attr.test.repeat = runs;
     bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
-    // SAFETY: the kernel has written both.
-    let (code, length) = unsafe { (attr.test.retval, attr.test.data_size_out) };
-    Ok((code.cast_signed(), length as usize))
+    Ok(attr)
 }

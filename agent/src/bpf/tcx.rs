@@ -26,6 +26,8 @@ const NO_DEVICE: u32 = i32::MAX as u32;
 pub struct Link {
     fd: OwnedFd,
     id: u32,
+    /// The program behind it.
+    program: u32,
 }
 
 /// Links below one set of pins.
@@ -97,7 +99,7 @@ impl Tcx {
         let info =
             info.ok_or_else(|| io::Error::other("the kernel made a link of another kind"))?;
         sys::obj_pin(fd.as_fd(), &self.pin(hook))?;
-        Ok(Link { fd, id: info.link_id })
+        Ok(Link { fd, id: info.link_id, program: info.program_id })
     }
 
     fn adopt(&self, hook: Hook, program: BorrowedFd<'_>) -> io::Result<Option<Link>> {
@@ -107,8 +109,8 @@ impl Tcx {
         let Some(info) = sys::tcx_info(fd.as_fd())? else {
             return Ok(None);
         };
-        let link = Link { fd, id: info.link_id };
-        if !self.is_on(hook, &link)? {
+        let link = Link { fd, id: info.link_id, program: sys::program_id(program)? };
+        if self.program_of(hook, &link)?.is_none() {
             return Ok(None);
         }
         match sys::link_update(link.fd.as_fd(), program) {
@@ -118,11 +120,20 @@ impl Tcx {
         }
     }
 
-    /// Whether a link is on its hook. False as well if the device is gone.
+    /// Whether a link is on its hook with our program behind it. False as well if the device is
+    /// gone.
     pub fn is_on(&self, hook: Hook, link: &Link) -> io::Result<bool> {
+        Ok(self.program_of(hook, link)? == Some(link.program))
+    }
+
+    /// The program that a link has on its hook; nothing: it is not on it.
+    fn program_of(&self, hook: Hook, link: &Link) -> io::Result<Option<u32>> {
         match sys::query_tcx(hook.index, attach_type(hook.direction)) {
-            Ok(programs) => Ok(programs.iter().any(|program| program.link_id == link.id)),
-            Err(error) if is(&error, libc::ENODEV) => Ok(false),
+            Ok(programs) => {
+                let found = programs.iter().find(|program| program.link_id == link.id);
+                Ok(found.map(|program| program.program_id))
+            }
+            Err(error) if is(&error, libc::ENODEV) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -13,6 +13,7 @@ use super::value::{Shape, Value};
 use crate::bpf::object::FlowCapacity;
 use crate::bpf::packet::Means;
 use crate::flows::rules::Timeouts;
+use crate::health::servers::Addresses;
 use crate::plan::op::Capacity;
 use crate::settings::Policy;
 
@@ -99,6 +100,15 @@ pub struct Effective {
 }
 
 impl Effective {
+    /// Where health and metrics are served.
+    pub const fn servers(&self) -> Addresses {
+        Addresses {
+            healthz: self.healthz_bind_address,
+            metrics: self.metrics_bind_address,
+            hard_fail: self.bind_address_hard_fail,
+        }
+    }
+
     /// The effective `KubeProxyConfiguration` as kube-proxy's `/configz` shows it.
     pub fn configz(&self) -> Json {
         let mut top = Map::new();

@@ -4,7 +4,7 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde_json::{Value as Json, json};
 
-use super::catalogue::{self, Document};
+use super::catalogue::{self, Document, Effect};
 use super::effective::Effective;
 use super::finding::Findings;
 use super::merge::{Origin, Setting};
@@ -98,4 +98,22 @@ pub fn json(effective: &Effective, findings: &Findings) -> Json {
 /// The documents themselves, with every value in force: a file that means the same.
 pub fn documents(effective: &Effective) -> [Json; 2] {
     [Document::KubeProxy, Document::Millrace].map(|document| effective.document(document))
+}
+
+/// The table of a document's settings as the README has it.
+pub fn markdown(document: Document) -> String {
+    let first = if document == Document::Flags { "Flag" } else { "Field" };
+    let mut out = format!("| {first} | Flags | Default | Here |\n|---|---|---|---|\n");
+    for field in catalogue::of(document) {
+        let flags = field.flags.iter().filter(|flag| flag.name != field.path);
+        let flags: Vec<String> = flags.map(|flag| format!("`{}`", flag.name)).collect();
+        let default = match field.default {
+            "" => String::new(),
+            default => format!("`{default}`"),
+        };
+        let live = if field.live && field.effect != Effect::Ignored { "; live" } else { "" };
+        let here = format!("{}{live}: {}", field.effect.name(), field.here.replace('|', "\\|"));
+        out.push_str(&format!("| `{}` | {} | {default} | {here} |\n", field.path, flags.join(" ")));
+    }
+    out
 }

@@ -12,6 +12,7 @@ use millrace_common::service::ServiceRow;
 use serde::Serialize;
 
 use super::Output;
+use crate::canary::rows;
 use crate::flows::rules::{State, idle_secs};
 use crate::flows::{FlowRows, monotonic_secs};
 
@@ -87,6 +88,8 @@ fn gather(bpffs: Option<&Path>, filter: &Filter) -> Result<Listing> {
 
 /// The filter, in the terms of entries.
 struct Wanted {
+    /// The canary's, which nobody asked for.
+    hidden: Vec<u32>,
     services: Option<Vec<u32>>,
     client: Option<IpAddr>,
     backend: Option<IpAddr>,
@@ -101,9 +104,11 @@ impl Wanted {
             let rows = names.iter().filter(|(_, row)| fits(row));
             rows.map(|(id, _)| *id).collect()
         });
+        let hidden = names.iter().filter(|(_, row)| rows::is_canary(row)).map(|(id, _)| *id);
         let backend = filter.backend.as_deref().map(parse_backend).transpose()?;
         let protocol = filter.protocol.as_deref().map(parse_protocol).transpose()?;
         Ok(Self {
+            hidden: hidden.collect(),
             services,
             client: filter.client,
             backend: backend.map(|(address, _)| address),
@@ -115,7 +120,8 @@ impl Wanted {
     fn fits<A: Address>(&self, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
         let client: IpAddr = key.source.into();
         let backend: IpAddr = flow.address.into();
-        self.services.as_ref().is_none_or(|services| services.contains(&flow.service))
+        !self.hidden.contains(&flow.service)
+            && self.services.as_ref().is_none_or(|services| services.contains(&flow.service))
             && self.client.is_none_or(|wanted| wanted == client)
             && self.backend.is_none_or(|wanted| wanted == backend)
             && self.backend_port.is_none_or(|wanted| wanted == flow.port.get())

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::Output;
 use crate::apply::MapStore;
+use crate::canary::rows;
 use crate::plan::op::Snapshot;
 
 /// Backends named in a line of text; the rest is counted.
@@ -64,7 +65,9 @@ struct List {
 /// Print the services whose name is, or whose `namespace/name` is, `filter`; all without one.
 pub fn services(bpffs: Option<&Path>, filter: Option<&str>, output: Output) -> Result<()> {
     let store = super::store(&super::pins(bpffs)?)?;
-    let services = gather(&store.snapshot()?, &store.traffic()?, filter);
+    let mut snapshot = store.snapshot()?;
+    rows::hide(&mut snapshot);
+    let services = gather(&snapshot, &store.traffic()?, filter);
     match output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&services)?),
         Output::Text => print(&services),

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::{Output, devices};
 use crate::apply::MapStore;
 use crate::bpf::attach::{self, HookState};
+use crate::canary::rows;
 use crate::flows::FlowRows;
 use crate::plan::op::Snapshot;
 use crate::report::{Report, Severity};
@@ -24,7 +25,8 @@ const EXIT_UNHEALTHY: u8 = 3;
 struct Status {
     /// A process owns the pins.
     agent_running: bool,
-    /// The agent is running, has applied its first plan, and every hook has our program.
+    /// The agent is running, has applied its first plan, every hook has our program, and the canary
+    /// is translated.
     ready: bool,
     hooks: Vec<Hook>,
     /// The program that drops and refuses packets is attached: there is something to guard.
@@ -93,9 +95,11 @@ fn gather(bpffs: Option<&Path>) -> Result<Status> {
     let agent_running = pins.is_owned().context("look at the lock")?;
     let attached = hooks.iter().all(|hook| hook.program_id.is_some())
         && devices.iter().all(devices::Device::is_attached);
-    let capacity = store.capacity();
+    let capacity = rows::without_reserve(store.capacity());
     let map = |name, used, size| Map { name, used, size };
-    let used = Used::of(&store.snapshot()?);
+    let mut snapshot = store.snapshot()?;
+    rows::hide(&mut snapshot);
+    let used = Used::of(&snapshot);
     let flows = &store.flows;
     Ok(Status {
         agent_running,
@@ -198,6 +202,7 @@ fn print(status: &Status) {
     println!("Node:    {}", agent.node_name);
     println!("Source:  {}", agent.source);
     print_hooks(status);
+    print_canary(agent);
     devices::print_node(&status.node);
     println!();
     devices::print_devices(&status.devices);
@@ -239,6 +244,16 @@ fn print_hooks(status: &Status) {
     }
     let attached = status.devices.iter().filter(|device| device.is_attached()).count();
     println!("Devices: {attached} of {} attached by {}", status.devices.len(), agent.device_hooks);
+}
+
+/// One line while all is well, else one for each hook that does not translate.
+fn print_canary(agent: &Report) {
+    let passed = agent.canary.iter().filter(|score| score.translated).count();
+    println!("Canary:  translated by {passed} of {} hooks", agent.canary.len());
+    for score in agent.canary.iter().filter(|score| !score.translated) {
+        let error = score.error.as_deref().unwrap_or_default();
+        println!("         {} ({}): {error}", score.hook, score.family);
+    }
 }
 
 fn print_conditions(agent: &Report) {

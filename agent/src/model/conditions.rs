@@ -29,14 +29,6 @@ impl Model {
         conditions
     }
 
-    fn unknown_node(&self) -> (String, String) {
-        let message = "no Node of this name is known: without its zone, hints by zone are not \
-                       obeyed, and NodePorts are served on the addresses of the interfaces; if the \
-                       name is wrong, no endpoint counts as local: give --node-name the name that \
-                       `kubectl get nodes` shows";
-        (format!("Node {}", self.node_name), message.to_owned())
-    }
-
     /// Every field of an object that cannot be used.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.problems.values().flatten()

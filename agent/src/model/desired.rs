@@ -1,6 +1,6 @@
 //! What one Service should look like on this node: the model's answer, the plan's question.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -32,12 +32,32 @@ pub struct Desired {
     pub service: ObjectName,
     /// Its ports, in the order of the object.
     pub ports: Vec<DesiredPort>,
+    /// What load balancers are told about it, if they ask this node.
+    pub health: Option<HealthCheck>,
     /// Fields of it and of its slices that cannot be used, whatever else there is.
     pub problems: Vec<Problem>,
     /// What of it is not used because of other objects.
     pub clashes: Vec<Problem>,
     /// It is larger than any Service may be, and not to be planned; why.
     pub too_large: Option<String>,
+}
+
+/// A Service's healthCheckNodePort, and how many endpoints on this node are ready.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HealthCheck {
+    /// The port.
+    pub port: u16,
+    /// Different IPv4 addresses of ready endpoints on this node; nothing: no IPv4 Service.
+    pub v4: Option<usize>,
+    /// The same for IPv6.
+    pub v6: Option<usize>,
+}
+
+impl HealthCheck {
+    /// The same with nobody there: for a Service that could not be served.
+    pub fn without_endpoints(self) -> Self {
+        Self { v4: self.v4.map(|_| 0), v6: self.v6.map(|_| 0), ..self }
+    }
 }
 
 /// One port of it.
@@ -134,6 +154,7 @@ impl Desired {
         Self {
             service,
             ports: Vec::new(),
+            health: None,
             problems: Vec::new(),
             clashes: Vec::new(),
             too_large: None,
@@ -231,6 +252,26 @@ impl View<'_> {
 
     fn granted<A: PerFamily>(&self) -> Option<Granted<A>> {
         A::addresses(self.service).map(|wanted| self.admission.grant(wanted, &self.slices))
+    }
+
+    /// What its healthCheckNodePort says.
+    pub(super) fn health(&self) -> Option<HealthCheck> {
+        let port = self.service.health_check_port;
+        (port != 0).then(|| HealthCheck {
+            port,
+            v4: self.local_ready::<V4>(),
+            v6: self.local_ready::<V6>(),
+        })
+    }
+
+    /// Ready endpoints on this node, each address once whatever ports it has. Those that terminate
+    /// do not count, though they serve on: that is how a load balancer learns to go elsewhere.
+    fn local_ready<A: PerFamily>(&self) -> Option<usize> {
+        A::addresses(self.service)?;
+        let slices = self.slices.iter().filter(|(_, slice)| !slice.ports.is_empty());
+        let endpoints = slices.flat_map(|(_, slice)| A::endpoints(slice));
+        let ready = endpoints.filter(|e| Facts(e.facts).has(fact::LOCAL | fact::READY));
+        Some(ready.map(|endpoint| endpoint.address).collect::<BTreeSet<A>>().len())
     }
 
     /// The ClusterIP as such: refuses what is sent to none of the ports.

@@ -52,8 +52,9 @@ impl Guard {
 impl Model {
     /// Whether objects come from a Kubernetes API.
     pub fn guard_api_server(&mut self, on: bool) {
-        if self.guard.on != on {
-            self.guard.on = on;
+        let changes = self.guard.on != on && self.guard.good.is_some();
+        self.guard.on = on;
+        if changes {
             self.mark_dirty(ObjectName::new(NAMESPACE, NAME));
         }
     }

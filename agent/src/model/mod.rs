@@ -12,6 +12,7 @@ mod conditions;
 pub mod desired;
 mod family;
 mod guard;
+mod health;
 mod identity;
 mod marks;
 mod names;
@@ -33,6 +34,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use self::desired::Desired;
 use self::guard::Guard;
 use self::identity::Age;
 use self::names::canonical;
@@ -64,6 +66,10 @@ pub struct Model {
     slice_list: ListState,
     cidr_list: ListState,
     node_list_complete: bool,
+    /// The Node was in the list that is being read.
+    node_listed: bool,
+    /// Services of our own, which no source knows.
+    internal: BTreeMap<Arc<ObjectName>, Desired>,
     /// Services that exist and were never readable since the start, and the list that named them.
     unreadable: BTreeMap<ObjectName, u32>,
     dirty: BTreeSet<Arc<ObjectName>>,
@@ -121,6 +127,8 @@ impl Model {
             slice_list: ListState::default(),
             cidr_list: ListState::default(),
             node_list_complete: false,
+            node_listed: false,
+            internal: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             dirty: BTreeSet::new(),
             problems: BTreeMap::new(),
@@ -133,6 +141,7 @@ impl Model {
     pub fn apply(&mut self, event: Event) {
         match event {
             Event::Begin(kind) => {
+                self.node_listed &= kind != Kind::Node;
                 if let Some(list) = self.list_mut(kind) {
                     list.number = list.number.wrapping_add(1);
                 }
@@ -163,6 +172,15 @@ impl Model {
     /// node for one without a zone and without addresses of its own.
     pub const fn is_node_listed(&self) -> bool {
         self.node_list_complete
+    }
+
+    /// Have a Service of our own, or another in the place of the one of that name.
+    pub fn set_internal(&mut self, desired: Desired) {
+        let name = Arc::new(desired.service.clone());
+        if self.internal.get(&name) != Some(&desired) {
+            self.internal.insert(Arc::clone(&name), desired);
+            self.dirty.insert(name);
+        }
     }
 
     /// The addresses of the node's interfaces: where NodePorts are served when the Node object does
@@ -206,7 +224,7 @@ impl Model {
 
     /// Have every Service looked at again.
     pub fn mark_all_dirty(&mut self) {
-        self.dirty.extend(self.services.keys().map(Arc::clone));
+        self.dirty.extend(self.services.keys().chain(self.internal.keys()).map(Arc::clone));
     }
 
     /// Whether [`take_dirty`](Self::take_dirty) would return any.
@@ -240,6 +258,9 @@ impl Model {
     fn sweep(&mut self, kind: Kind) {
         if kind == Kind::Node {
             self.node_list_complete = true;
+            if !self.node_listed {
+                self.node.is_gone();
+            }
             let changed = self.node.listed();
             self.mark_after(changed);
         }
@@ -279,6 +300,7 @@ impl Model {
                 let before = self.networks.remove(&name);
                 self.mark_after_cidrs(before);
             }
+            Kind::Node if name.name == self.node_name => return self.node.is_gone(),
             Kind::Node => return,
         }
         self.problems.remove(&(kind, name));
@@ -298,7 +320,7 @@ impl Model {
                 }
             }
             Kind::ServiceCidr => self.networks.keep(name, self.cidr_list.number),
-            Kind::Node => {}
+            Kind::Node => self.node_listed |= name.name == self.node_name,
         }
     }
 
@@ -411,6 +433,7 @@ impl Model {
         if object.metadata.name != self.node_name {
             return;
         }
+        self.node_listed = true;
         let name = Arc::new(ObjectName::new("", self.node_name.as_str()));
         let mut reading = Reading::new(Kind::Node, Arc::clone(&name));
         let changed = self.node.update(object, &mut reading);

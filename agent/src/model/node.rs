@@ -12,6 +12,8 @@ use crate::source::slim;
 
 /// The label that names a node's zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
+/// The taint that the cluster autoscaler puts on a node it is about to remove.
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// What is known about this node. Deleting the Node object forgets nothing: it may come back, and
 /// traffic should not change meanwhile.
@@ -21,6 +23,8 @@ pub(super) struct Node {
     known: bool,
     /// A list of Nodes was complete.
     listed: bool,
+    /// Load balancers may send to it: it is there, and is not about to go.
+    eligible: bool,
     pub(super) zone: Option<Box<str>>,
     /// From the Node object.
     internal: Vec<IpAddr>,
@@ -83,6 +87,8 @@ impl Node {
         let addresses = internal != self.internal || facts != self.facts || !self.known;
         let changed = Changed { zone: zone != self.zone, addresses };
         self.known = true;
+        let is_leaving = object.spec.taints.iter().any(|taint| taint.key == TO_BE_DELETED);
+        self.eligible = object.metadata.deletion_timestamp.is_none() && !is_leaving;
         self.zone = zone;
         self.internal = internal;
         self.facts = facts;
@@ -120,6 +126,16 @@ impl Node {
             facts.internal.insert(0, primary);
         }
         facts
+    }
+
+    /// The Node object is gone. Its zone and addresses are kept; that it may be sent to is not.
+    pub(super) const fn is_gone(&mut self) {
+        self.eligible = false;
+    }
+
+    /// Whether load balancers may send to it.
+    pub(super) const fn is_eligible(&self) -> bool {
+        self.eligible
     }
 
     /// Whether the Node object was ever seen.

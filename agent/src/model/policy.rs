@@ -41,4 +41,13 @@ impl Model {
         let about = |network| (format!("--nodeport-addresses {network}"), message.to_owned());
         loopback.map(about).collect()
     }
+
+    /// Nothing is known of the node by the name that the operator gave.
+    pub(super) fn unknown_node(&self) -> (String, String) {
+        let message = "no Node of this name is known: without its zone, hints by zone are not \
+                       obeyed, and NodePorts are served on the addresses of the interfaces; if the \
+                       name is wrong, no endpoint counts as local: give --node-name the name that \
+                       `kubectl get nodes` shows";
+        (format!("Node {}", self.node_name), message.to_owned())
+    }
 }

@@ -35,6 +35,8 @@ pub(super) struct Service {
     pub(super) external_local: bool,
     /// 0: no affinity.
     pub(super) affinity_secs: u32,
+    /// Where load balancers ask whether this node has endpoints of it; 0: nowhere.
+    pub(super) health_check_port: u16,
 }
 
 /// Its addresses of one family.
@@ -113,6 +115,7 @@ impl Service {
             external_local: is_local(spec, Policy::External, reading)
                 && can_have_external_policy(spec),
             affinity_secs: affinity_secs(spec, reading),
+            health_check_port: health_check_port(spec, reading),
         })
     }
 }
@@ -375,6 +378,21 @@ fn can_have_external_policy(spec: &ServiceSpec) -> bool {
         "" | "ClusterIP" => !spec.external_ips.is_empty(),
         _ => false,
     }
+}
+
+/// Only load balancers that lead to local endpoints alone ask each node.
+fn health_check_port(spec: &ServiceSpec, reading: &mut Reading) -> u16 {
+    if spec.type_ != "LoadBalancer" || spec.external_traffic_policy != "Local" {
+        return 0;
+    }
+    let given = spec.health_check_node_port;
+    let port = u16::try_from(given).unwrap_or(0);
+    if port == 0 {
+        let fix = "not a port number: load balancers cannot ask which nodes have endpoints; use 1 \
+                   to 65535 (the API gives one by itself)";
+        reading.skip("spec.healthCheckNodePort", given, fix);
+    }
+    port
 }
 
 fn affinity_secs(spec: &ServiceSpec, reading: &mut Reading) -> u32 {

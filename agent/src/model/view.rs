@@ -14,6 +14,9 @@ use crate::source::{Kind, ObjectName};
 impl Model {
     /// What a Service should look like on this node. No ports: it should not exist.
     pub fn desired(&self, name: &ObjectName) -> Desired {
+        if let Some(internal) = self.internal.get(name) {
+            return internal.clone();
+        }
         let desired = self.known(name);
         self.guarded(desired)
     }
@@ -38,6 +41,7 @@ impl Model {
         if desired.too_large.is_none() {
             desired.ports = view.ports();
         }
+        desired.health = view.health();
         desired.clashes = view.admission.clashes.into_inner().finish();
         desired
     }

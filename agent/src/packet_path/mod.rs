@@ -4,6 +4,7 @@
 //! Everything that touches a device takes the kernel's RTNL mutex, which is held for long while
 //! pods come and go: a thread of its own waits for that, the loop never does.
 
+mod canary;
 pub mod worker;
 
 use std::net::IpAddr;
@@ -20,6 +21,7 @@ use self::worker::{Outcome, Wanted, Worker};
 use crate::bpf::object::Object;
 use crate::bpf::packet::{Means, PacketHooks};
 use crate::bpf::pins::Pins;
+use crate::canary::tally::Tally;
 use crate::devices::node::{self, Known};
 use crate::devices::ports::{self, Range};
 use crate::devices::{Device, LinkLayer, roles};
@@ -58,6 +60,8 @@ pub struct PacketPath {
     stale: bool,
     /// Orders may be given.
     started: bool,
+    /// The canary's rows are written.
+    canary: bool,
     /// The last order.
     wanted: Wanted,
     orders: Option<Sender<Wanted>>,
@@ -81,7 +85,7 @@ impl PacketPath {
         let maps = object.node_maps()?;
         // A new map is all zero.
         let recovered = maps.node()?.filter(|row| row.first_port > 0 && object.adopted);
-        let worker = Worker::new(hooks, maps)?;
+        let worker = Worker::new(hooks, maps, object.flow_maps()?)?;
         let (orders, received) = std::sync::mpsc::channel();
         let (sender, outcomes) = watch::channel(Outcome::default());
         let thread = std::thread::Builder::new().name("packet-path".to_owned());
@@ -97,6 +101,7 @@ impl PacketPath {
             recovered,
             stale: false,
             started: false,
+            canary: false,
             wanted: Wanted::default(),
             orders: Some(orders),
             outcomes,
@@ -131,6 +136,18 @@ impl PacketPath {
     pub const fn start(&mut self) {
         self.stale |= !self.started;
         self.started = true;
+    }
+
+    /// The canary's rows are written: from now on, send it.
+    pub const fn begin_canary(&mut self) {
+        self.stale |= !self.canary;
+        self.canary = true;
+    }
+
+    /// What came of the canary; nothing: it was not sent yet.
+    pub fn canary(&self) -> Option<Tally> {
+        let outcome = self.outcomes.borrow();
+        outcome.checked.then(|| outcome.canary.clone())
     }
 
     /// Whether everything that was ordered was tried.
@@ -196,11 +213,12 @@ impl PacketPath {
         if self.wanted.generation > 0
             && self.wanted.attachments == attachments
             && self.wanted.node == node
+            && self.wanted.canary == self.canary
         {
             return;
         }
         let generation = self.wanted.generation + 1;
-        self.wanted = Wanted { generation, node, attachments };
+        self.wanted = Wanted { generation, node, attachments, canary: self.canary };
         if let Some(orders) = &self.orders {
             // The worker ends only when we drop our end.
             let _ = orders.send(self.wanted.clone());

@@ -9,11 +9,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use millrace_common::node::{DeviceRow, NodeRow};
+use millrace_common::node::{DeviceRow, NodeRow, node};
 use tokio::sync::watch;
 
+use super::canary::Canary;
+use crate::bpf::flows::FlowStore;
 use crate::bpf::node_maps::NodeMaps;
 use crate::bpf::packet::{Attached, Direction, Hook, PacketHooks};
+use crate::canary::tally::Tally;
 use crate::devices::roles::Attachment;
 
 /// How often it is looked whether someone has removed a program or a pin: what is lost shall be
@@ -29,6 +32,8 @@ pub struct Wanted {
     pub node: Option<NodeRow>,
     /// Devices to attach to, and no others.
     pub attachments: Vec<Attachment>,
+    /// The canary's rows are written: send it through the programs.
+    pub canary: bool,
 }
 
 /// What became of the orders.
@@ -40,12 +45,17 @@ pub struct Outcome {
     pub failures: Vec<(String, String)>,
     /// Hooks that were found without our program, and mended.
     pub repaired: u64,
+    /// The canary was sent at least once.
+    pub checked: bool,
+    /// What came of it.
+    pub canary: Tally,
 }
 
 /// The thread's own.
 pub struct Worker {
     hooks: PacketHooks,
     maps: NodeMaps,
+    canary: Canary,
     /// Rows as they are in the map.
     node: Option<NodeRow>,
     rows: BTreeMap<u32, DeviceRow>,
@@ -70,11 +80,12 @@ struct Served {
 
 impl Worker {
     /// With what is in the maps.
-    pub fn new(hooks: PacketHooks, maps: NodeMaps) -> Result<Self> {
+    pub fn new(hooks: PacketHooks, maps: NodeMaps, flows: FlowStore) -> Result<Self> {
         let (node, rows) = (maps.node()?, maps.devices()?);
         Ok(Self {
             hooks,
             maps,
+            canary: Canary::new(flows),
             node,
             rows,
             served: BTreeMap::new(),
@@ -106,11 +117,14 @@ impl Worker {
                 looked = Instant::now();
             }
             self.reconcile();
+            self.check();
             self.known_failures.clone_from(&self.failures);
             let outcome = Outcome {
                 generation: self.wanted.generation,
                 failures: std::mem::take(&mut self.failures),
                 repaired: self.repaired,
+                checked: self.canary.checked,
+                canary: self.canary.tally.clone(),
             };
             outcomes.send_if_modified(|known| {
                 let changed = *known != outcome;
@@ -118,6 +132,18 @@ impl Worker {
                 changed
             });
         }
+    }
+
+    /// Send the canary through the programs, if it is time to.
+    fn check(&mut self) {
+        let is_known = self.node.is_some_and(|row| row.flags & node::KNOWN != 0);
+        if !self.wanted.canary || !is_known {
+            return;
+        }
+        let served =
+            self.served.iter().filter(|(_, served)| served.hooks.iter().all(Option::is_some));
+        let devices = served.map(|(index, served)| (*index, served.ethernet)).collect();
+        self.canary.check_if_due(&self.hooks, &devices);
     }
 
     fn failed(&mut self, about: impl Into<String>, error: impl std::fmt::Display) {

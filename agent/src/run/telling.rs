@@ -9,8 +9,28 @@ use crate::packet_path::PacketPath;
 use crate::report::{Condition, Report, Severity};
 
 impl Agent {
+    /// Write the report, if it says anything new.
+    pub(super) fn tell(&mut self) {
+        let objects = complaints::of_objects(&self.model, &self.reconciler);
+        let servers = self.serving.conditions();
+        let servers = complaints::of_servers(&self.model, &self.report.node_name, &servers);
+        let notices = servers.into_iter().chain(complaints::notices(&self.model, &objects));
+        self.recorder.standing(notices.collect());
+        self.report.conditions = self.conditions(objects);
+        self.report.canary = self.serving.scores();
+        self.report.repaired_device_hooks = self.packet_path.repaired();
+        let json = self.report.to_json();
+        if self.reported.as_ref() == Some(&json) {
+            return;
+        }
+        match self.object.store.set_report(&json) {
+            Ok(()) => self.reported = Some(json),
+            Err(error) => tracing::error!("cannot write the report: {error}"),
+        }
+    }
+
     /// What a person should know, from everybody who knows something.
-    pub(super) fn conditions(&self, objects: Vec<Complaint>) -> Vec<Condition> {
+    fn conditions(&self, objects: Vec<Complaint>) -> Vec<Condition> {
         let warning = |(about, message): (String, String)| Condition {
             severity: Severity::Warning,
             about,
@@ -20,13 +40,14 @@ impl Agent {
         let packets = self.packet_path.conditions().into_iter().map(warning);
         let flows = self.flows.conditions();
         let configuration = self.configuration.conditions();
+        let serving = self.serving.conditions().into_iter().map(warning);
         let objects = complaints::conditions(objects).chain(general);
-        objects.chain(packets).chain(flows).chain(configuration).collect()
+        objects.chain(packets).chain(flows).chain(serving).chain(configuration).collect()
     }
 }
 
 /// What is known at the start.
-pub(super) fn first_report(
+pub fn first_report(
     config: &Effective,
     cgroup_root: &std::path::Path,
     packet_path: &PacketPath,

@@ -40,6 +40,8 @@ pub struct Metadata {
     /// Labels.
     #[serde(deserialize_with = "nullable")]
     pub labels: BTreeMap<String, String>,
+    /// When its deletion was asked for; missing: it was not.
+    pub deletion_timestamp: Option<String>,
 }
 
 impl Metadata {
@@ -268,6 +270,18 @@ pub struct NodeSpec {
     /// Where its pods' addresses are, one network of each family.
     #[serde(rename = "podCIDRs", deserialize_with = "nullable")]
     pub pod_cidrs: Vec<String>,
+    /// Taints.
+    #[serde(deserialize_with = "nullable")]
+    pub taints: Vec<Taint>,
+}
+
+/// `spec.taints[]`.
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Taint {
+    /// Its key.
+    #[serde(deserialize_with = "nullable")]
+    pub key: String,
 }
 
 /// `status` of a Node.

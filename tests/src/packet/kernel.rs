@@ -158,6 +158,14 @@ impl Kernel {
         Ok((seen, output))
     }
 
+    /// Run one frame through a program many times over, changed as it is by each: nanoseconds per
+    /// run.
+    pub fn time(&self, program: Program, device: u32, frame: &[u8], runs: u32) -> Result<u32> {
+        let fd = self.programs.iter().find(|(of, _)| *of == program).context("not loaded")?;
+        sys::time_packet(fd.1.as_fd(), device, frame, runs)
+            .with_context(|| format!("run {program:?} on device {device}, {runs} times"))
+    }
+
     fn map(&self, name: &'static str) -> BorrowedFd<'_> {
         self.maps[name].as_fd()
     }

@@ -133,7 +133,8 @@ pub fn run_native(node: &Node, program: Program, device: u32, frame: Vec<u8>) ->
     Outcome { verdict, frame: hook.frame.into_bytes() }
 }
 
-fn monotonic_ns() -> Result<u64> {
+/// `CLOCK_MONOTONIC`, in nanoseconds.
+pub fn monotonic_ns() -> Result<u64> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a valid clock and a live timespec.
     let code = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };

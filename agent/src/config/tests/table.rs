@@ -191,3 +191,13 @@ fn every_default_can_be_read() {
         assert!(read.is_ok(), "{}: {:?}", field.path, field.default);
     }
 }
+
+/// The README's tables are these.
+#[test]
+fn the_readme_has_every_setting() {
+    let readme = include_str!("../../../../README.md");
+    for document in [Document::KubeProxy, Document::Millrace, Document::Flags] {
+        let table = super::super::print::markdown(document);
+        assert!(readme.contains(&table), "put this table into README.md:\n{table}");
+    }
+}

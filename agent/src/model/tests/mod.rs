@@ -4,6 +4,7 @@ mod endpoints;
 mod events;
 mod frontends;
 mod guard;
+mod health;
 mod hostile;
 mod limits;
 mod networks;

@@ -126,13 +126,7 @@ fn port(name: &str) -> DesiredPort {
 }
 
 fn with_ports(service: &str, ports: Vec<DesiredPort>) -> Desired {
-    Desired {
-        service: name(service),
-        ports,
-        problems: Vec::new(),
-        clashes: Vec::new(),
-        too_large: None,
-    }
+    Desired { ports, ..Desired::absent(name(service)) }
 }
 
 /// A Service with one ClusterIP, number `n`, and these ready backends.

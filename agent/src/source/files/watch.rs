@@ -200,6 +200,8 @@ impl Follower {
         };
         self.store.unsay(&key);
         self.forget(&found, now, &mut wake);
+        // The last file may have gone.
+        self.flush()?;
         for (name, found) in found {
             self.vanished.remove(&name);
             self.examine(name, found, now, &mut wake);

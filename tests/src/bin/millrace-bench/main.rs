@@ -11,6 +11,7 @@ mod hooks;
 mod lane;
 mod packets;
 mod programs;
+mod runs;
 mod server;
 mod statistics;
 
@@ -75,6 +76,7 @@ fn main() -> Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["lane"] => lane::serve_commands(),
+        ["runs"] => runs::measure().map(|costs| runs::print(&costs)),
         ["serve", address] => server::serve(address.parse().context("server's address")?),
         options => bench(&Options::parse(options)?),
     }
