@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
+use super::names::canonical;
 use super::problem::Reading;
 use super::slice::{self, Context, Slice};
 use super::triggers::{self, Trigger};
-use super::{Model, Seen, scoped};
+use super::{Model, Seen, marks};
 use crate::source::{Kind, ObjectName, slim};
 
 impl Model {
     /// The slice is as given.
     pub(super) fn apply_slice(&mut self, object: &slim::EndpointSlice) {
-        let name = scoped(Kind::EndpointSlice, object.metadata.object_name());
+        let name = canonical(Kind::EndpointSlice, object.metadata.object_name());
         let Some(service) = slice::service_of(object, &name.namespace) else {
             return self.delete(Kind::EndpointSlice, &name);
         };
@@ -47,19 +48,29 @@ impl Model {
         }
         self.pending.slices += 1;
         let old = self.slices.remove(name);
-        if let Some(old) = &old {
-            self.unlink(&old.object.service, name);
+        let before = old.as_ref().and_then(|old| old.trigger);
+        let old = old.map(|old| old.object);
+        let touched = self.registry.replace_slice(old.as_ref(), slice.as_ref());
+        self.mark_touched(touched);
+        let services = [&old, &slice].map(|s| s.as_ref().map(|s| Arc::clone(&s.service)));
+        if let Some(service) = &services[0] {
+            self.unlink(service, name);
         }
-        let Some(object) = slice else {
-            return self.triggers.drop_of(name);
-        };
-        let caused = trigger.as_ref().map(|trigger| trigger.at);
-        if let Some(trigger) = trigger.filter(|_| old.and_then(|old| old.trigger) != caused) {
-            self.triggers.add(name, trigger);
+        match slice {
+            Some(object) => {
+                let caused = trigger.as_ref().map(|trigger| trigger.at);
+                if let Some(trigger) = trigger.filter(|_| before != caused) {
+                    self.triggers.add(name, trigger);
+                }
+                let service = Arc::clone(&object.service);
+                self.link(&service, name);
+                self.slices.insert(Arc::clone(name), Seen { object, list, trigger: caused });
+                self.remember_good(&service);
+            }
+            None => self.triggers.drop_of(name),
         }
-        let service = Arc::clone(&object.service);
-        self.link(&service, name);
-        self.slices.insert(Arc::clone(name), Seen { object, list, trigger: caused });
-        self.remember_good(&service);
+        if services.iter().flatten().any(|service| marks::is_api(service)) {
+            self.update_api_servers();
+        }
     }
 }
