@@ -29,6 +29,8 @@ pub struct Serving {
     configz: watch::Sender<String>,
     servers: JoinHandle<Result<()>>,
     notices: [watch::Receiver<Notices>; 2],
+    /// Servers that end say why; that their board is gone must not be heard first.
+    _board: Board,
     node_ports: watch::Sender<Wanted>,
     sockets: Option<Sockets>,
     news: watch::Receiver<News>,
@@ -52,7 +54,7 @@ impl Serving {
             config: Arc::new(move || shown.borrow().clone()),
             answered: count(metrics.clone()),
         };
-        let servers = tokio::spawn(servers::run(config.servers(), sources, board));
+        let servers = tokio::spawn(servers::run(config.servers(), sources, board.clone()));
         let (node_ports, wanted) = watch::channel(Wanted::default());
         tokio::spawn(NodePorts::new(monitor.clone(), port_board).run(wanted));
         let sockets = cgroup.map(|root| Sockets::start(root, metrics.clone())).transpose()?;
@@ -62,6 +64,7 @@ impl Serving {
             configz,
             servers,
             notices: [notices, port_notices],
+            _board: board,
             node_ports,
             news: sockets.as_ref().map_or(silent, Sockets::news),
             _silence: sockets.is_none().then_some(silence),
