@@ -445,11 +445,10 @@ impl Agent {
         if self.applied && self.ticks.is_multiple_of(HOOK_TICKS) {
             self.socket_path.look_at_hooks(&self.pins);
         }
-        if self.ticks.is_multiple_of(HOUSEKEEPING_TICKS) {
-            if std::mem::replace(&mut self.news, false) {
-                self.tell();
-                give_back_memory();
-            }
+        let is_time = self.ticks.is_multiple_of(HOUSEKEEPING_TICKS);
+        if is_time && std::mem::replace(&mut self.news, false) {
+            self.tell();
+            give_back_memory();
         }
     }
 
