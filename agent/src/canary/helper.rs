@@ -74,7 +74,7 @@ pub fn run() -> io::Result<()> {
     };
     let ((tcp4, udp4), (tcp6, udp6)) = (of(&v4), of(&v6));
     say(&Listening { tcp4, udp4, tcp6, udp6 })?;
-    for (number, line) in lines.enumerate() {
+    for (number, line) in (1_u64..).zip(lines) {
         line?;
         let sides = [&v4, &v6].into_iter().flatten();
         let answer: Answer = sides.flat_map(|side| side.check(number)).collect();
@@ -128,7 +128,7 @@ impl Side {
     }
 
     /// Dial the frontend in every way there is.
-    fn check(&self, number: usize) -> Answer {
+    fn check(&self, number: u64) -> Answer {
         let [connect, getpeername, sendmsg, recvmsg] = self.hooks;
         let word = [WORD, number.to_string().as_bytes()].concat();
         let mut answer = Answer::new();
