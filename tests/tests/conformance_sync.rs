@@ -41,11 +41,13 @@ fn ports_without_local_endpoints_are_counted() -> Result<()> {
                 object = object.external_local();
             }
             node.put_all(&[&object, &slice(family, "svc", words)])?;
-            let (near, far) = node.frontends_without_local_endpoints();
-            // The ClusterIP's row is the same for both sides.
-            let drops = [(near > 0, "internal"), (far > near, "external")];
-            let found: Vec<&str> = drops.iter().filter(|(holds, _)| *holds).map(|d| d.1).collect();
-            ensure!(found.join(" ") == expected, "{name} ({family}): near {near}, far {far}");
+            let (internal, external) = node.without_local_endpoints(family);
+            let found = format!("internal {internal}, external {external}");
+            let count = |policy| u32::from(expected.contains(policy));
+            ensure!(
+                (internal, external) == (count("internal"), count("external")),
+                "{name} ({family}): {found}"
+            );
         }
         Ok(())
     })

@@ -159,10 +159,12 @@ impl Simulation {
         self.model.conditions().into_iter().collect()
     }
 
-    /// Services with a frontend that drops for want of a local endpoint: for clients on the node,
-    /// and for those outside.
-    pub fn frontends_without_local_endpoints(&self) -> (usize, usize) {
-        self.store.dropping()
+    /// Service ports that drop for want of a local endpoint, of a family: for clients inside, and
+    /// for those outside.
+    pub fn without_local_endpoints(&self, family: Family) -> (u32, u32) {
+        let found = self.reconciler.no_local();
+        let of = if family == Family::V4 { found.v4 } else { found.v6 };
+        (of.internal, of.external)
     }
 
     /// How many rows there are, of every table.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 use millrace::apply::MapStore;
 use millrace::plan::op::{Capacity, Op, Snapshot};
-use millrace_common::frontend::{Frontend, FrontendKey, flags};
+use millrace_common::frontend::{Frontend, FrontendKey};
 use millrace_common::service::ServiceRow;
 
 use crate::packet::node::{InNode, Node};
@@ -25,14 +25,6 @@ pub struct Store {
 }
 
 impl Store {
-    /// Frontends that drop, near and far.
-    pub fn dropping(&self) -> (usize, usize) {
-        let v4 = self.node.v4.frontends.values();
-        let rows: Vec<&Frontend> = v4.chain(self.node.v6.frontends.values()).collect();
-        let with = |flag| rows.iter().filter(|row| row.has(flag)).count();
-        (with(flags::NEAR_DROP), with(flags::FAR_DROP))
-    }
-
     /// How many rows there are.
     pub fn rows(&self) -> usize {
         fn of<A: InNode>(node: &Node) -> usize {
