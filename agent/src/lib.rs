@@ -22,6 +22,7 @@ pub mod flows;
 mod guard;
 pub mod health;
 pub mod http;
+pub mod metrics;
 pub mod model;
 pub mod net;
 pub mod packet_path;

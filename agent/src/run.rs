@@ -3,6 +3,7 @@
 //! The kernel goes on by itself: whatever happens here, what is pinned keeps translating.
 
 mod configuration;
+mod owner;
 mod serving;
 mod telling;
 
@@ -25,6 +26,7 @@ use crate::config::{Effective, Source};
 use crate::devices::Device;
 use crate::events::{Recorder, Weight, reason};
 use crate::flows::Sweeper;
+use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::net;
 use crate::packet_path::{Facts, PacketPath};
@@ -47,10 +49,6 @@ const HOOK_TICKS: u64 = 2;
 const RETRY_REFUSED_TICKS: u64 = 24;
 /// How long the first plan waits for the Node object, as long as kube-proxy does.
 const NODE_WAIT: Duration = Duration::from_secs(30);
-/// How long to wait for another agent to let go of the pins.
-const OWNER_WAIT: Duration = Duration::from_secs(30);
-/// How often to look whether it has.
-const OWNER_POLL: Duration = Duration::from_millis(50);
 /// Events taken before a round, at most: a flood must not keep what is known from being applied.
 const EVENTS_PER_ROUND: usize = 65_536;
 
@@ -76,10 +74,11 @@ pub fn prepare(config: &Effective) -> Result<()> {
 pub async fn run(mut start: Start) -> Result<()> {
     let mut source = start.config.source.clone();
     let node_name = start.config.node_name.clone();
-    let opened = Opened::open(&source, &node_name).await?;
+    let metrics = Metrics::new().context("set up the metrics")?;
+    let opened = Opened::open(&source, &node_name, metrics.requests()).await?;
     let (events, mut queue) = mpsc::channel(EVENT_QUEUE_EVENTS);
     let recorder = Recorder::start(&node_name, opened.sink(), events.clone());
-    let mut agent = Agent::start(&start, recorder)?;
+    let mut agent = Agent::start(&start, recorder, metrics)?;
     agent.recorder.once_about_node(Weight::Normal, reason::STARTING, "");
     let (found, mut devices) = watch::channel(None);
     let mut follower = tokio::spawn(net::devices::follow(found));
@@ -108,7 +107,7 @@ pub async fn run(mut start: Start) -> Result<()> {
             }
             Some(reloaded) = start.changes.recv() => {
                 if let Some(wanted) = agent.reload(reloaded, &source) {
-                    match Opened::open(&wanted, &node_name).await {
+                    match Opened::open(&wanted, &node_name, agent.metrics.requests()).await {
                         Ok(opened) => {
                             // A full list follows, and with it what is no longer there goes.
                             watcher.abort();
@@ -152,28 +151,6 @@ fn bail_on(ended: Result<Result<()>, tokio::task::JoinError>, what: &str) -> Res
     }
 }
 
-/// Wait for the present owner to go: one that was killed may take a while to be gone.
-fn become_owner(pins: &Pins) -> Result<Lock> {
-    let begun = Instant::now();
-    let mut said = false;
-    loop {
-        if let Some(lock) = pins.lock().context("lock the pins")? {
-            return Ok(lock);
-        }
-        if begun.elapsed() > OWNER_WAIT {
-            bail!(
-                "another agent owns {} (`millrace status` shows its pid): stop it first, or give \
-                 this one its own --bpffs and --cgroup-root",
-                pins.root().display()
-            );
-        }
-        if !std::mem::replace(&mut said, true) {
-            tracing::info!("waiting for the agent that owns {}", pins.root().display());
-        }
-        std::thread::sleep(OWNER_POLL);
-    }
-}
-
 /// Everything the loop owns.
 struct Agent {
     model: Model,
@@ -185,6 +162,7 @@ struct Agent {
     packet_path: PacketPath,
     serving: Serving,
     flows: Sweeper,
+    metrics: Metrics,
     report: Report,
     reported: Option<String>,
     /// Something happened since the last report.
@@ -221,7 +199,7 @@ impl Loaded {
         let pins = Pins::new(&bpffs);
         std::fs::create_dir_all(pins.root())
             .with_context(|| format!("create {}", pins.root().display()))?;
-        let lock = become_owner(&pins)?;
+        let lock = owner::become_owner(&pins)?;
         let settings = Settings {
             capacity: rows::with_reserve(config.capacity),
             flows: config.flows,
@@ -236,11 +214,12 @@ impl Loaded {
 
 impl Agent {
     /// Load, adopt what is pinned.
-    fn start(start: &Start, recorder: Recorder) -> Result<Self> {
+    fn start(start: &Start, recorder: Recorder, metrics: Metrics) -> Result<Self> {
         let config = &start.config;
         let Loaded { cgroup_root, pins, lock, mut object } = Loaded::new(config)?;
         let reconciler = Reconciler::recover(&mut object.store)?;
-        let packet_path = PacketPath::new(&object, &pins, &config.policy, config.device_hooks)?;
+        let hooks = config.device_hooks;
+        let packet_path = PacketPath::new(&object, &pins, &config.policy, hooks, &metrics)?;
         let mut model = Model::new(config.node_name.clone(), config.policy.clone());
         model.guard_api_server(matches!(config.source, Source::Kubernetes { .. }));
         let sockets = config.policy.socket_lb.then_some(cgroup_root.as_path());
@@ -250,11 +229,12 @@ impl Agent {
             recorder,
             object,
             pins,
-            serving: Serving::start(config, sockets)?,
+            serving: Serving::start(config, sockets, &metrics)?,
             report: telling::first_report(config, &cgroup_root, &packet_path),
             socket_path: SocketPath::new(cgroup_root, config.policy.socket_lb),
             packet_path,
             flows: Sweeper::new(config.timeouts),
+            metrics,
             reported: None,
             news: false,
             started: Instant::now(),
@@ -267,6 +247,7 @@ impl Agent {
             configuration: Configuration::new(config.clone(), &start.findings),
             last_round: None,
         };
+        agent.begin_metrics()?;
         agent.model.set_api_servers(config.source.api_addresses());
         // The maps have been serving: bring their programs up to date at once. New maps are
         // attached when they are filled.
@@ -282,6 +263,7 @@ impl Agent {
 
     fn take(&mut self, event: Event) {
         self.news = true;
+        self.metrics.event(&event);
         self.model.apply(event);
     }
 
@@ -317,6 +299,7 @@ impl Agent {
     /// Apply what is dirty.
     fn reconcile(&mut self) {
         self.update_packet_path();
+        self.count_queued();
         if !self.may_plan() {
             return;
         }
@@ -394,10 +377,12 @@ impl Agent {
                 self.report.ops += round.ops as u64;
                 self.serving.applied(&self.model, &self.reconciler);
                 let elapsed = begun.elapsed();
+                self.count_round(&round, elapsed);
                 tracing::debug!(services = round.services, ops = round.ops, ?elapsed, "applied");
             }
             Err(error) => {
                 self.report.failed_rounds += 1;
+                self.metrics.sync_failed();
                 self.model.mark_all_dirty();
                 tracing::error!("applying failed, will read the maps back and retry: {error:#}");
             }
@@ -456,15 +441,14 @@ impl Agent {
         let mended = self.socket_path.mend_hooks(&self.object, &self.pins);
         self.news |= mended > 0;
         self.report.repaired_hooks += mended;
-        self.news |= self.flows.tick(&self.object.store.flows);
+        self.news |= self.sweep_flows();
         if self.applied && self.ticks.is_multiple_of(HOOK_TICKS) {
             self.socket_path.look_at_hooks(&self.pins);
         }
-        if self.ticks.is_multiple_of(HOUSEKEEPING_TICKS) {
-            if std::mem::replace(&mut self.news, false) {
-                self.tell();
-                give_back_memory();
-            }
+        let is_time = self.ticks.is_multiple_of(HOUSEKEEPING_TICKS);
+        if is_time && std::mem::replace(&mut self.news, false) {
+            self.tell();
+            give_back_memory();
         }
     }
 

@@ -149,6 +149,17 @@ impl Counter {
         self as u32 >= Self::IngressPassed as u32 && self as u32 <= Self::DroppedBroken as u32
     }
 
+    /// What it is a count of.
+    pub const fn group(self) -> Group {
+        if self.is_packet_outcome() {
+            Group::Packets
+        } else if (self as u32) < Self::IngressPassed as u32 {
+            Group::Sockets
+        } else {
+            Group::Events
+        }
+    }
+
     /// The name tools show, in metric style.
     pub const fn name(self) -> &'static str {
         match self {
@@ -194,6 +205,28 @@ impl Counter {
             Self::PortRemapped => "port_remapped",
             Self::PortRetried => "masquerade_port_retried",
             Self::AnswerRedirected => "answer_redirected",
+        }
+    }
+}
+
+/// What a counter counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Group {
+    /// Connects and sends of sockets.
+    Sockets,
+    /// Packets, each once per hook.
+    Packets,
+    /// What happened to packets and flows besides.
+    Events,
+}
+
+impl Group {
+    /// The name tools show.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sockets => "sockets",
+            Self::Packets => "packets",
+            Self::Events => "events",
         }
     }
 }

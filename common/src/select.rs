@@ -68,10 +68,10 @@ pub enum Decision<A> {
     Pass,
     /// A frontend that only a hook which knows the client's address may serve.
     NeedsSource,
-    /// No backend anywhere: say so at once.
-    Refuse,
-    /// Local policy and no backend here: silence.
-    Drop,
+    /// No backend anywhere: say so at once. The service port; 0: the ClusterIP has no such port.
+    Refuse(u32),
+    /// Local policy and no backend here: silence. The service port.
+    Drop(u32),
     /// A row is missing or does not belong: refuse, and count a bug.
     Broken,
     /// Send it there.
@@ -99,7 +99,11 @@ pub struct Target<A> {
 #[inline(always)]
 pub fn select<A: Address, T: Sockets<A>>(tables: &T, key: &FrontendKey<A>) -> Decision<A> {
     let Some(frontend) = tables.frontend(key) else {
-        return if tables.is_cluster_ip(key.address) { Decision::Refuse } else { Decision::Pass };
+        return if tables.is_cluster_ip(key.address) {
+            Decision::Refuse(0)
+        } else {
+            Decision::Pass
+        };
     };
     admit(tables, &frontend)
 }
@@ -126,12 +130,13 @@ pub fn gate<A: Address, T: Sockets<A>>(tables: &T, frontend: &Frontend) -> Optio
             return Some(Decision::NeedsSource);
         }
         if !frontend.has(flags::NODE_ALLOWED) {
-            return Some(Decision::Drop);
+            return Some(Decision::Drop(frontend.service));
         }
     }
     if frontend.near.count == 0 {
+        let service = frontend.service;
         let drop = frontend.has(flags::NEAR_DROP);
-        return Some(if drop { Decision::Drop } else { Decision::Refuse });
+        return Some(if drop { Decision::Drop(service) } else { Decision::Refuse(service) });
     }
     None
 }

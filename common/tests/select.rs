@@ -161,10 +161,14 @@ fn a_frontend_forwards_to_a_backend_with_all_it_takes_to_remember_it() {
 
 #[test]
 fn without_backends_it_refuses_or_drops() {
-    assert_eq!(World::new(0, 0).select(), Decision::Refuse);
-    assert_eq!(World::new(0, flags::AFFINITY).select(), Decision::Refuse);
-    assert_eq!(World::new(0, flags::NEAR_DROP).select(), Decision::Drop);
-    assert_eq!(World::new(0, flags::FAR_DROP).select(), Decision::Refuse, "not this client's list");
+    assert_eq!(World::new(0, 0).select(), Decision::Refuse(SERVICE));
+    assert_eq!(World::new(0, flags::AFFINITY).select(), Decision::Refuse(SERVICE));
+    assert_eq!(World::new(0, flags::NEAR_DROP).select(), Decision::Drop(SERVICE));
+    assert_eq!(
+        World::new(0, flags::FAR_DROP).select(),
+        Decision::Refuse(SERVICE),
+        "not this client's list"
+    );
     let with_one = World::new(1, flags::FAR_DROP);
     assert_eq!(outcome(with_one.select()), (1, false));
 }

@@ -23,6 +23,7 @@ pub mod manifest;
 pub mod packet;
 pub mod privileges;
 pub mod probe;
+pub mod scrape;
 pub mod simulation;
 pub mod wait;
 pub mod wire;

@@ -44,6 +44,10 @@ fn three_capabilities_are_enough_to_serve_guard_and_restart() -> Result<()> {
     agent.restart()?;
     let pid = agent.pid().context("it runs")?;
     ensure!(capabilities(pid)? == [THREE; 3], "{:x?}", capabilities(pid)?);
+    let canary = agent.status_json()?["agent"]["canary"].clone();
+    let scores = canary.as_array().context("the canary's scores")?;
+    let all = scores.len() == 12 && scores.iter().all(|score| score["translated"] == true);
+    ensure!(all, "the canary is sent through every hook: {canary}");
     let client = world.lab.pod("n1", "client");
     let serves = |index| {
         let mut families = world.lab.families().iter();

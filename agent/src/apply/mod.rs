@@ -4,6 +4,7 @@
 //! is set aside with its reason, and the others go on.
 
 pub mod batch;
+pub mod no_local;
 #[cfg(test)]
 mod tests;
 
@@ -19,10 +20,12 @@ use crate::model::Model;
 use crate::model::desired::{Desired, HealthCheck};
 use crate::model::problem::Problem;
 use crate::plan::Planner;
+use crate::plan::occupancy::Occupancy;
 use crate::plan::op::{Capacity, Op, Snapshot};
 use crate::plan::outcome::Conflict;
 use crate::source::ObjectName;
 use batch::Batch;
+use no_local::{NoLocal, Tally};
 
 /// Frontends a service does not get that are logged one by one; `status` has more.
 const LOGGED_CONFLICTS: usize = 16;
@@ -59,6 +62,8 @@ pub struct Reconciler {
     clashes: BTreeMap<ObjectName, Vec<Problem>>,
     /// Services with a frontend that drops clients on this node silently.
     dropping: BTreeSet<ObjectName>,
+    /// Service ports without a local endpoint that need one.
+    no_local: Tally,
     /// Services whose health load balancers ask for.
     health: BTreeMap<ObjectName, HealthCheck>,
     /// A UDP backend is gone since somebody asked.
@@ -85,6 +90,7 @@ impl Reconciler {
             conflicts: BTreeMap::new(),
             clashes: BTreeMap::new(),
             dropping: BTreeSet::new(),
+            no_local: Tally::default(),
             health: BTreeMap::new(),
             udp_gone: false,
             logged: BTreeMap::new(),
@@ -177,6 +183,7 @@ impl Reconciler {
             return (Vec::new(), Vec::new());
         }
         self.conflicts.remove(&name);
+        self.no_local.update(&desired);
         if drops(&desired) {
             self.dropping.insert(name.clone());
         } else {
@@ -233,6 +240,21 @@ impl Reconciler {
     /// Whether a UDP backend is gone since the last time this was asked.
     pub const fn take_udp_gone(&mut self) -> bool {
         std::mem::replace(&mut self.udp_gone, false)
+    }
+
+    /// How full the maps are.
+    pub fn occupancy(&self) -> Occupancy {
+        self.planner.occupancy()
+    }
+
+    /// Service ports that have endpoints on other nodes only, and a Local policy.
+    pub const fn no_local(&self) -> NoLocal {
+        self.no_local.total()
+    }
+
+    /// Whether the Service does not fit.
+    pub fn is_refused(&self, name: &ObjectName) -> bool {
+        self.refused.contains_key(name)
     }
 
     /// Services that do not fit, and why.

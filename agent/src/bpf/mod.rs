@@ -18,6 +18,7 @@ pub mod node_maps;
 pub mod object;
 pub mod packet;
 pub mod pins;
+pub mod readings;
 pub mod store;
 pub mod sys;
 pub mod tcx;

@@ -15,6 +15,7 @@ use aya_obj::generated::bpf_attach_type;
 use super::flows::FlowStore;
 use super::node_maps::NodeMaps;
 use super::pins::Pins;
+use super::readings::MapReadings;
 use super::store::{MAP_NAMES, MapError, Store};
 use super::sys::{self, MapShape};
 use crate::plan::op::Capacity;
@@ -94,6 +95,11 @@ impl Object {
     /// The maps that say what the node and its devices are.
     pub fn node_maps(&self) -> Result<NodeMaps, MapError> {
         NodeMaps::open(&self.directory)
+    }
+
+    /// The maps once more, for whoever reads them beside the loop.
+    pub fn readings(&self) -> Result<MapReadings, MapError> {
+        MapReadings::open(&self.directory)
     }
 
     /// The maps that packets fill.

@@ -74,10 +74,8 @@ pub fn run() -> io::Result<()> {
     };
     let ((tcp4, udp4), (tcp6, udp6)) = (of(&v4), of(&v6));
     say(&Listening { tcp4, udp4, tcp6, udp6 })?;
-    let mut number = 0_u64;
-    for line in lines {
+    for (number, line) in (1_u64..).zip(lines) {
         line?;
-        number += 1;
         let sides = [&v4, &v6].into_iter().flatten();
         let answer: Answer = sides.flat_map(|side| side.check(number)).collect();
         say(&answer)?;

@@ -21,6 +21,7 @@ use super::helper::{Answer, Listening};
 use super::rows::Ports;
 use super::tally::{Check, Tally};
 use crate::bpf::environment;
+use crate::metrics::Metrics;
 
 /// How long the helper may take to start, and to answer: it limits each of its steps itself.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
@@ -60,14 +61,14 @@ pub struct Sockets {
 
 impl Sockets {
     /// Start a helper; it dials nothing before [`begin`](Self::begin).
-    pub fn start(cgroup_root: &Path) -> Result<Self> {
+    pub fn start(cgroup_root: &Path, metrics: Metrics) -> Result<Self> {
         let (orders, received) = channel();
         let (sender, news) = watch::channel(News::default());
         let cgroup = cgroup_root.join(CGROUP);
         let root = cgroup_root.to_owned();
         let thread = std::thread::Builder::new().name("canary".to_owned());
         let thread = thread
-            .spawn(move || Driver { root, news: sender }.run(&received))
+            .spawn(move || Driver { root, news: sender, metrics }.run(&received))
             .context("start the canary's thread")?;
         Ok(Self { orders: Some(orders), news, thread: Some(thread), cgroup })
     }
@@ -108,6 +109,7 @@ pub fn remove_cgroup(cgroup_root: &Path) {
 struct Driver {
     root: PathBuf,
     news: watch::Sender<News>,
+    metrics: Metrics,
 }
 
 /// A helper and our end of the line to it. It ends with the value.
@@ -169,6 +171,7 @@ impl Driver {
                 continue;
             }
             let checks = helper.check()?;
+            self.metrics.canary_checked(&checks);
             self.news.send_if_modified(|news| {
                 let before = (news.checked, news.tally.clone());
                 news.checked = true;

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use millrace_common::counters::Counter;
 use millrace_common::packet::tables::Table;
 use serde::Serialize;
 
@@ -123,21 +122,14 @@ fn gather(bpffs: Option<&Path>) -> Result<Status> {
         counters: store
             .counters()?
             .into_iter()
-            .map(|(counter, count)| Count { name: counter.name(), of: group(counter), count })
+            .map(|(counter, count)| Count {
+                name: counter.name(),
+                of: counter.group().name(),
+                count,
+            })
             .collect(),
         agent,
     })
-}
-
-/// What an outcome is a count of.
-const fn group(counter: Counter) -> &'static str {
-    if counter.is_packet_outcome() {
-        "packets"
-    } else if (counter as u32) < Counter::IngressPassed as u32 {
-        "sockets"
-    } else {
-        "events"
-    }
 }
 
 /// Entries of a table of flows, counted one by one.

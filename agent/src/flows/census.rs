@@ -45,22 +45,22 @@ impl Census {
     pub fn add<A: Address>(
         &mut self,
         family: &'static str,
-        counts: Counts<A>,
+        counts: &Counts<A>,
         size: u32,
         ports: u32,
     ) {
-        self.removed += counts.removed;
-        let used = counts.established.saturating_sub(counts.removed);
+        self.removed += counts.removed();
+        let used = counts.established.left();
         if is_tight(used, size) {
             self.tables.push(Occupancy { family, percent: used * 100 / u64::from(size), size });
         }
-        let tight = counts.ports.into_iter().filter(|(_, used)| is_tight((*used).into(), ports));
+        let tight = counts.ports.iter().filter(|(_, used)| is_tight((**used).into(), ports));
         self.ports.extend(tight.map(|((backend, port, protocol, address), used)| Ports {
-            used,
+            used: *used,
             size: ports,
-            backend: SocketAddr::new(backend.into(), port.get()),
-            protocol,
-            address: address.into(),
+            backend: SocketAddr::new((*backend).into(), port.get()),
+            protocol: *protocol,
+            address: (*address).into(),
         }));
         self.ports.sort_by_key(|ports| (std::cmp::Reverse(ports.used), ports.backend));
     }

@@ -11,6 +11,7 @@ pub mod sweep;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -22,11 +23,12 @@ use millrace_common::packet::tables::Table;
 
 use crate::bpf::flows::FlowStore;
 use crate::bpf::store::Cursor;
+use crate::plan::occupancy::MapRoom;
 use crate::report::Condition;
 
 use census::Census;
 use rules::Timeouts;
-use sweep::Sweep;
+use sweep::{Counts, Sweep, TableCounts};
 
 /// How long one step may take. Between two there are the loop's ticks of 250 ms, so this is the
 /// part of a core that sweeping takes: 4 %. A pass over 262 144 entries needs some 200 ms in all.
@@ -65,11 +67,71 @@ pub struct Sweeper {
     v6: Sweep<V6>,
     /// What the last whole pass found.
     census: Census,
+    /// How long the present pass has worked, by family.
+    took: [Duration; 2],
+    /// A pass that was finished and that nobody has asked for yet.
+    pass: Option<Pass>,
     /// When the last pass ended.
     ended: Option<Instant>,
     /// The last step failed.
     has_failed: bool,
     timeouts: Timeouts,
+}
+
+/// What one whole pass over the tables found.
+#[derive(Clone, Debug, Default)]
+pub struct Pass {
+    /// IPv4.
+    pub v4: FamilyPass,
+    /// IPv6.
+    pub v6: FamilyPass,
+}
+
+/// What it found of one family.
+#[derive(Clone, Debug, Default)]
+pub struct FamilyPass {
+    /// `flows_*`.
+    pub established: TablePass,
+    /// `half_open_*`.
+    pub half_open: TablePass,
+    /// Entries that were taken out because their UDP flow's backend is gone.
+    pub stale_removed: u64,
+    /// Flows that each backend has, by its id and generation.
+    pub by_backend: HashMap<(u32, u32), u64>,
+    /// How long the pass worked, not counting the pauses.
+    pub took: Duration,
+}
+
+/// What it found in one table.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TablePass {
+    /// What was counted.
+    pub counts: TableCounts,
+    /// Entries there is room for.
+    pub size: u32,
+}
+
+impl Pass {
+    /// How full the tables were.
+    pub fn rooms(&self) -> [MapRoom; 4] {
+        let room = |name, table: TablePass| {
+            let used = u32::try_from(table.counts.left()).unwrap_or(u32::MAX);
+            MapRoom { name, used, size: table.size }
+        };
+        [
+            room("flows_v4", self.v4.established),
+            room("flows_v6", self.v6.established),
+            room("half_open_v4", self.v4.half_open),
+            room("half_open_v6", self.v6.half_open),
+        ]
+    }
+}
+
+impl FamilyPass {
+    /// Entries that were taken out.
+    pub const fn removed(&self) -> u64 {
+        self.established.counts.removed + self.half_open.counts.removed
+    }
 }
 
 /// A pass: every table of every family, those that never make room by themselves first.
@@ -134,10 +196,12 @@ impl Sweeper {
         let (family, table) = STAGES[self.stage];
         let pressed = self.census.is_tight();
         let at = sweep::Now { secs: now_secs, pressed, timeouts: self.timeouts };
+        let begun = Instant::now();
         let done = match family {
             Family::V4 => self.v4.step(&store.v4, table, &mut self.cursor, at)?,
             Family::V6 => self.v6.step(&store.v6, table, &mut self.cursor, at)?,
         };
+        self.took[family as usize] += begun.elapsed();
         if done {
             self.cursor = Cursor::default();
             self.stage += 1;
@@ -153,8 +217,14 @@ impl Sweeper {
     fn finish(&mut self, store: &FlowStore) -> Result<bool> {
         let before = std::mem::take(&mut self.census);
         let ports = store.masquerade_ports()?;
-        self.census.add("IPv4", self.v4.take_counts(), store.v4.size(Table::Established)?, ports);
-        self.census.add("IPv6", self.v6.take_counts(), store.v6.size(Table::Established)?, ports);
+        let [took_v4, took_v6] = std::mem::take(&mut self.took);
+        let (v4, v6) = (self.v4.take_counts(), self.v6.take_counts());
+        self.census.add("IPv4", &v4, store.v4.size(Table::Established)?, ports);
+        self.census.add("IPv6", &v6, store.v6.size(Table::Established)?, ports);
+        self.pass = Some(Pass {
+            v4: family_pass(v4, &store.v4, took_v4)?,
+            v6: family_pass(v6, &store.v6, took_v6)?,
+        });
         self.ended = Some(Instant::now());
         if self.census.removed > 0 {
             tracing::debug!(removed = self.census.removed, "flows swept");
@@ -162,10 +232,31 @@ impl Sweeper {
         Ok(before.conditions() != self.census.conditions())
     }
 
+    /// What the last pass found, if it was not asked for yet.
+    pub const fn take_pass(&mut self) -> Option<Pass> {
+        self.pass.take()
+    }
+
     /// What gets tight.
     pub fn conditions(&self) -> Vec<Condition> {
         self.census.conditions()
     }
+}
+
+fn family_pass<A, R: FlowRows<A>>(
+    counts: Counts<A>,
+    rows: &R,
+    took: Duration,
+) -> Result<FamilyPass> {
+    let established = rows.size(Table::Established)?;
+    let half_open = rows.size(Table::HalfOpen)?;
+    Ok(FamilyPass {
+        established: TablePass { counts: counts.established, size: established },
+        half_open: TablePass { counts: counts.half_open, size: half_open },
+        stale_removed: counts.stale_removed,
+        by_backend: counts.by_backend,
+        took,
+    })
 }
 
 /// `CLOCK_MONOTONIC` in seconds: the clock of `bpf_ktime_get_ns`, by which entries are stamped.

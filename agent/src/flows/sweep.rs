@@ -32,18 +32,69 @@ pub struct Now {
 /// What a pass has counted.
 #[derive(Debug)]
 pub struct Counts<A> {
-    /// Entries of `flows_*`.
-    pub established: u64,
-    /// Entries that were taken out.
-    pub removed: u64,
+    /// Of `flows_*`.
+    pub established: TableCounts,
+    /// Of `half_open_*`.
+    pub half_open: TableCounts,
+    /// Entries that were taken out because their UDP flow's backend is gone.
+    pub stale_removed: u64,
     /// Ports in use.
     pub ports: HashMap<PortSpace<A>, u32>,
+    /// Flows that each backend has, by its id and generation.
+    pub by_backend: HashMap<(u32, u32), u64>,
+}
+
+/// What a pass has counted in one table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TableCounts {
+    /// Entries that were looked at.
+    pub entries: u64,
+    /// Flows among them: their OPEN entries.
+    pub flows: u64,
+    /// Entries that were taken out.
+    pub removed: u64,
+}
+
+impl TableCounts {
+    /// Entries that are left; too few by those that went before they were looked at.
+    pub const fn left(&self) -> u64 {
+        self.entries.saturating_sub(self.removed)
+    }
+}
+
+impl<A> Counts<A> {
+    const fn of(&mut self, table: Table) -> &mut TableCounts {
+        match table {
+            Table::Established => &mut self.established,
+            Table::HalfOpen => &mut self.half_open,
+        }
+    }
+
+    /// Entries that were taken out.
+    pub const fn removed(&self) -> u64 {
+        self.established.removed + self.half_open.removed
+    }
 }
 
 impl<A> Default for Counts<A> {
     fn default() -> Self {
-        Self { established: 0, removed: 0, ports: HashMap::new() }
+        Self {
+            established: TableCounts::default(),
+            half_open: TableCounts::default(),
+            stale_removed: 0,
+            ports: HashMap::new(),
+            by_backend: HashMap::new(),
+        }
     }
+}
+
+/// Why a flow is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Over {
+    /// Nobody used it for too long, or both sides closed it.
+    Idle,
+    /// UDP, and its backend is gone.
+    Stale,
 }
 
 /// The sweep of one family.
@@ -100,10 +151,14 @@ struct Found<A> {
 
 impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
     fn entry(&mut self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<()> {
-        self.counts.established += u64::from(self.table == Table::Established);
+        self.counts.of(self.table).entries += 1;
         if flow.role == role::UNMASQ {
             let space = (key.source, key.source_port, key.protocol, key.destination);
             *self.counts.ports.entry(space).or_default() += 1;
+        }
+        if flow.role == role::OPEN {
+            self.counts.of(self.table).flows += 1;
+            *self.counts.by_backend.entry((flow.backend, flow.generation)).or_default() += 1;
         }
         // Most entries were used lately: nothing else need be asked about them.
         let idle = idle_secs(self.now.secs, flow.last_used_secs);
@@ -112,7 +167,7 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
             return Ok(());
         }
         match flow.role {
-            role::OPEN if self.is_over(key, flow)? => self.remove_flow(key, flow),
+            role::OPEN if self.over(key, flow)?.is_some() => self.remove_flow(key, flow),
             role::OPEN => Ok(()),
             role::REPLY
                 if idle >= self.orphan_secs(key, flow) && self.is_lone_reply(key, flow)? =>
@@ -139,8 +194,8 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
         Ok(None)
     }
 
-    /// Whether the flow of an OPEN entry is over.
-    fn is_over(&self, key: &FlowKey<A>, open: &Flow<A>) -> Result<bool> {
+    /// Whether the flow of an OPEN entry is over, and why.
+    fn over(&self, key: &FlowKey<A>, open: &Flow<A>) -> Result<Option<Over>> {
         let reply = self.find(&open.reply_key(key))?.map(|found| found.flow);
         let reply = reply.filter(|reply| reply.role == role::REPLY);
         let answered = reply.map_or(0, |reply| reply.seen);
@@ -148,10 +203,11 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
         let state = State::of(key.protocol, self.table, open.seen, answered);
         let timeout = state.timeout_secs(key.protocol, self.now.pressed, &self.now.timeouts);
         if idle_secs(self.now.secs, last_used) >= timeout {
-            return Ok(true);
+            return Ok(Some(Over::Idle));
         }
         // The kernel would choose another backend at the next packet, if there is one.
-        Ok(key.protocol == Protocol::Udp as u8 && self.is_backend_gone(open)?)
+        let is_stale = key.protocol == Protocol::Udp as u8 && self.is_backend_gone(open)?;
+        Ok(is_stale.then_some(Over::Stale))
     }
 
     fn is_backend_gone(&self, open: &Flow<A>) -> Result<bool> {
@@ -170,15 +226,20 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
         let Some(now) = self.rows.flow(self.table, key)? else {
             return Ok(());
         };
-        if now.role != role::OPEN
-            || now.since_secs != open.since_secs
-            || !self.is_over(key, &now)?
-        {
+        if now.role != role::OPEN || now.since_secs != open.since_secs {
             return Ok(());
         }
+        let Some(why) = self.over(key, &now)? else {
+            return Ok(());
+        };
+        let before = self.counts.removed();
         self.rows.remove(self.table, key)?;
-        self.counts.removed += 1;
-        others.iter().try_for_each(|found| self.remove(found))
+        self.counts.of(self.table).removed += 1;
+        others.iter().try_for_each(|found| self.remove(found))?;
+        if why == Over::Stale {
+            self.counts.stale_removed += self.counts.removed() - before;
+        }
+        Ok(())
     }
 
     /// The other entries of the flow.
@@ -200,7 +261,7 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
     fn remove(&mut self, found: &Found<A>) -> Result<()> {
         if self.rows.flow(found.table, &found.key)? == Some(found.flow) {
             self.rows.remove(found.table, &found.key)?;
-            self.counts.removed += 1;
+            self.counts.of(found.table).removed += 1;
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use super::FlowRows;
 use super::census::Census;
 use super::rules::{ORPHAN_SECS, State, Timeouts, idle_secs};
-use super::sweep::{Counts, Now, Sweep};
+use super::sweep::{Counts, Now, Sweep, TableCounts};
 
 /// When the tests play, in seconds.
 const NOW_SECS: u32 = 1_000_000;
@@ -316,7 +316,7 @@ fn a_backend_without_room_for_more_is_reported() {
     let report = |flows: usize, ports: u32| {
         let rows = rows_of(&vec![case.clone(); flows]);
         let mut census = Census::default();
-        census.add("IPv4", pass(&rows, NOW_SECS), rows.size(Table::Established).unwrap(), ports);
+        census.add("IPv4", &pass(&rows, NOW_SECS), rows.size(Table::Established).unwrap(), ports);
         census
     };
     assert_eq!(report(19, 100).conditions(), []);
@@ -332,4 +332,29 @@ fn a_backend_without_room_for_more_is_reported() {
 #[test]
 fn a_clock_that_is_ahead_makes_nothing_old() {
     assert_eq!(idle_secs(10, 12), 0);
+}
+
+#[test]
+fn a_pass_counts_flows_and_what_it_took_out_and_why() {
+    let udp = Case {
+        protocol: Protocol::Udp,
+        established: true,
+        client_seen: seen::PACKET,
+        backend_seen: seen::PACKET,
+        client_idle: 1,
+        backend_idle: 1,
+        is_masqueraded: false,
+        backend: SERVING,
+    };
+    let stale = Case { backend: GONE, is_masqueraded: true, ..udp };
+    let idle = Case { client_idle: 100_000, backend_idle: 100_000, ..udp };
+    let half_open = Case { established: false, backend_seen: 0, ..udp };
+    let rows = rows_of(&[udp.clone(), udp, stale, idle, half_open]);
+    let counts = pass(&rows, NOW_SECS);
+    let TableCounts { flows, removed, .. } = counts.established;
+    assert_eq!((flows, removed), (4, 6), "four entries of the stale one, two of the idle one");
+    assert_eq!(counts.half_open, TableCounts { entries: 2, flows: 1, removed: 0 });
+    assert_eq!((counts.stale_removed, counts.removed()), (4, 6));
+    assert_eq!(counts.by_backend[&(SERVING, 1)], 4);
+    assert_eq!(counts.by_backend[&(GONE, 1)], 1);
 }

@@ -32,6 +32,9 @@ pub struct Addresses {
     pub hard_fail: bool,
 }
 
+/// Is told of an answer: the path and the status.
+pub type Answered = Arc<dyn Fn(&str, StatusCode) + Send + Sync>;
+
 /// What other parts of the agent have to say.
 #[derive(Clone)]
 pub struct Sources {
@@ -42,7 +45,7 @@ pub struct Sources {
     /// `/configz`: the settings in force, as JSON.
     pub config: Arc<dyn Fn() -> String + Send + Sync>,
     /// Told of the code of each answer, by path.
-    pub answered: Arc<dyn Fn(&str, StatusCode) + Send + Sync>,
+    pub answered: Answered,
 }
 
 /// `/healthz` and `/livez`, whatever the method: as kube-proxy.

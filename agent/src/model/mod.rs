@@ -23,16 +23,19 @@ pub mod problem;
 mod registry;
 mod service;
 mod slice;
+mod slices;
 pub mod sources;
 #[cfg(test)]
 mod tests;
 pub mod topology;
+pub mod triggers;
 mod view;
 mod zones;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use self::desired::Desired;
 use self::guard::Guard;
@@ -44,7 +47,9 @@ pub use self::node::NodeFacts;
 use self::problem::{Problem, Reading};
 use self::registry::Registry;
 use self::service::Service;
-use self::slice::{Context, Slice};
+use self::slice::Slice;
+pub use self::slice::family_name;
+use self::triggers::{Pending, Triggers};
 use self::zones::Zones;
 use crate::settings::Policy;
 use crate::source::{Event, Kind, Object, ObjectName, slim};
@@ -73,6 +78,8 @@ pub struct Model {
     /// Services that exist and were never readable since the start, and the list that named them.
     unreadable: BTreeMap<ObjectName, u32>,
     dirty: BTreeSet<Arc<ObjectName>>,
+    pending: Pending,
+    triggers: Triggers,
     problems: BTreeMap<(Kind, Arc<ObjectName>), Box<[Problem]>>,
     source_conditions: BTreeMap<String, String>,
     guard: Guard,
@@ -96,6 +103,8 @@ struct Entry {
 struct Seen<T> {
     object: T,
     list: u32,
+    /// When its last change was caused; none: not said.
+    trigger: Option<Duration>,
 }
 
 /// How far the lists of a kind are.
@@ -131,6 +140,8 @@ impl Model {
             internal: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            pending: Pending::default(),
+            triggers: Triggers::default(),
             problems: BTreeMap::new(),
             source_conditions: BTreeMap::new(),
             guard: Guard::default(),
@@ -197,6 +208,7 @@ impl Model {
 
     /// Services whose desired state may have changed, the oldest first; they are clean from now on.
     pub fn take_dirty(&mut self) -> Vec<ObjectName> {
+        self.pending = Pending::default();
         let dirty = std::mem::take(&mut self.dirty).into_iter();
         let mut names: Vec<_> = dirty.map(Arc::unwrap_or_clone).collect();
         self.oldest_first(&mut names);
@@ -295,7 +307,7 @@ impl Model {
         let name = self.shared(kind, name);
         match kind {
             Kind::Service => self.store_service(&name, None),
-            Kind::EndpointSlice => self.store_slice(&name, None),
+            Kind::EndpointSlice => self.store_slice(&name, None, None),
             Kind::ServiceCidr => {
                 let before = self.networks.remove(&name);
                 self.mark_after_cidrs(before);
@@ -353,55 +365,12 @@ impl Model {
             let old = std::mem::replace(&mut entry.service, service);
             let new = entry.service.as_ref();
             let touched = self.registry.replace_service(name, old.as_ref(), new);
+            self.pending.services += 1;
             self.dirty.insert(Arc::clone(name));
             self.mark_touched(touched);
         }
         self.drop_if_empty(name);
         self.remember_good(name);
-    }
-
-    fn apply_slice(&mut self, object: &slim::EndpointSlice) {
-        let name = canonical(Kind::EndpointSlice, object.metadata.object_name());
-        let Some(service) = slice::service_of(object, &name.namespace) else {
-            return self.delete(Kind::EndpointSlice, &name);
-        };
-        let name = self.shared(Kind::EndpointSlice, &name);
-        let service = self.shared(Kind::Service, &service);
-        let mut reading = Reading::new(Kind::EndpointSlice, Arc::clone(&name));
-        let context =
-            Context { node_name: &self.node_name, zones: &mut self.zones, reading: &mut reading };
-        let slice = Slice::read(object, service, context);
-        self.store_slice(&name, Some(slice));
-        self.store_problems(Kind::EndpointSlice, name, reading.finish());
-    }
-
-    fn store_slice(&mut self, name: &Arc<ObjectName>, slice: Option<Slice>) {
-        let list = self.slice_list.number;
-        let known = self.slices.get_mut(name);
-        match (known, &slice) {
-            (None, None) => return,
-            (Some(known), Some(slice)) if known.object == *slice => {
-                known.list = list;
-                return;
-            }
-            _ => {}
-        }
-        let old = self.slices.remove(name).map(|old| old.object);
-        let touched = self.registry.replace_slice(old.as_ref(), slice.as_ref());
-        self.mark_touched(touched);
-        let services = [&old, &slice].map(|s| s.as_ref().map(|s| Arc::clone(&s.service)));
-        if let Some(service) = &services[0] {
-            self.unlink(service, name);
-        }
-        if let Some(object) = slice {
-            let service = Arc::clone(&object.service);
-            self.link(&service, name);
-            self.slices.insert(Arc::clone(name), Seen { object, list });
-            self.remember_good(&service);
-        }
-        if services.iter().flatten().any(|service| marks::is_api(service)) {
-            self.update_api_servers();
-        }
     }
 
     /// The slice belongs to the service from now on.

@@ -151,7 +151,7 @@ fn endpoint_address<A: PerFamily>(text: &str) -> Result<A, String> {
 }
 
 /// The family as Kubernetes writes it.
-pub(super) const fn family_name(family: Family) -> &'static str {
+pub const fn family_name(family: Family) -> &'static str {
     match family {
         Family::V4 => "IPv4",
         Family::V6 => "IPv6",

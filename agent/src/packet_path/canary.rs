@@ -15,10 +15,12 @@ use crate::canary::CHECK_EVERY;
 use crate::canary::packets::{self, Case};
 use crate::canary::tally::{Check, Tally};
 use crate::flows::FlowRows;
+use crate::metrics::Metrics;
 
 /// What the worker needs for it.
 pub struct Canary {
     flows: FlowStore,
+    metrics: Metrics,
     /// When it was last sent.
     sent: Option<Instant>,
     /// The device it was last sent by, of those with an Ethernet header and of those without.
@@ -33,9 +35,10 @@ pub struct Canary {
 
 impl Canary {
     /// Not sent yet.
-    pub fn new(flows: FlowStore) -> Self {
+    pub fn new(flows: FlowStore, metrics: Metrics) -> Self {
         Self {
             flows,
+            metrics,
             sent: None,
             last: [0; 2],
             failed: [false; 2],
@@ -67,6 +70,7 @@ impl Canary {
             checks.extend(found);
         }
         self.checked = true;
+        self.metrics.canary_checked(&checks);
         self.tally.record(checks);
     }
 

@@ -25,6 +25,7 @@ use crate::canary::tally::Tally;
 use crate::devices::node::{self, Known};
 use crate::devices::ports::{self, Range};
 use crate::devices::{Device, LinkLayer, roles};
+use crate::metrics::Metrics;
 use crate::model::NodeFacts;
 use crate::model::networks::ServiceNetworks;
 use crate::net;
@@ -77,6 +78,7 @@ impl PacketPath {
         pins: &Pins,
         policy: &Policy,
         means: Option<Means>,
+        metrics: &Metrics,
     ) -> Result<Self> {
         let given_to_sockets =
             net::ports::given_to_sockets().context("read which ports sockets get")?;
@@ -85,7 +87,7 @@ impl PacketPath {
         let maps = object.node_maps()?;
         // A new map is all zero.
         let recovered = maps.node()?.filter(|row| row.first_port > 0 && object.adopted);
-        let worker = Worker::new(hooks, maps, object.flow_maps()?)?;
+        let worker = Worker::new(hooks, maps, object.flow_maps()?, metrics.clone())?;
         let (orders, received) = std::sync::mpsc::channel();
         let (sender, outcomes) = watch::channel(Outcome::default());
         let thread = std::thread::Builder::new().name("packet-path".to_owned());

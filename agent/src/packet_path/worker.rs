@@ -18,6 +18,7 @@ use crate::bpf::node_maps::NodeMaps;
 use crate::bpf::packet::{Attached, Direction, Hook, PacketHooks};
 use crate::canary::tally::Tally;
 use crate::devices::roles::Attachment;
+use crate::metrics::Metrics;
 
 /// How often it is looked whether someone has removed a program or a pin: what is lost shall be
 /// back within a second.
@@ -80,12 +81,17 @@ struct Served {
 
 impl Worker {
     /// With what is in the maps.
-    pub fn new(hooks: PacketHooks, maps: NodeMaps, flows: FlowStore) -> Result<Self> {
+    pub fn new(
+        hooks: PacketHooks,
+        maps: NodeMaps,
+        flows: FlowStore,
+        metrics: Metrics,
+    ) -> Result<Self> {
         let (node, rows) = (maps.node()?, maps.devices()?);
         Ok(Self {
             hooks,
             maps,
-            canary: Canary::new(flows),
+            canary: Canary::new(flows, metrics),
             node,
             rows,
             served: BTreeMap::new(),

@@ -24,6 +24,11 @@ impl Ids {
         Self { next, end, free }
     }
 
+    /// The first that was never given out.
+    pub(super) const fn next(&self) -> u32 {
+        self.next
+    }
+
     /// Ids that can be taken.
     pub(super) fn free(&self) -> u32 {
         let returned = u32::try_from(self.free.len()).unwrap_or(u32::MAX);

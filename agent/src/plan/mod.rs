@@ -14,6 +14,7 @@ mod draft;
 mod family;
 mod grace;
 mod ids;
+pub mod occupancy;
 pub mod op;
 pub mod outcome;
 mod recover;

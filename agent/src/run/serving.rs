@@ -17,7 +17,8 @@ use crate::config::Effective;
 use crate::health::Monitor;
 use crate::health::node_ports::{NodePorts, Wanted};
 use crate::health::notices::{Board, Notices};
-use crate::health::servers::{self, Sources};
+use crate::health::servers::{self, Answered, Sources};
+use crate::metrics::Metrics;
 use crate::model::Model;
 
 /// The loop's side of all that.
@@ -28,6 +29,8 @@ pub struct Serving {
     configz: watch::Sender<String>,
     servers: JoinHandle<Result<()>>,
     notices: [watch::Receiver<Notices>; 2],
+    /// Servers that end say why; that their board is gone must not be heard first.
+    _board: Board,
     node_ports: watch::Sender<Wanted>,
     sockets: Option<Sockets>,
     news: watch::Receiver<News>,
@@ -40,27 +43,28 @@ pub struct Serving {
 impl Serving {
     /// Start the servers, and a helper for the sockets that are served below a cgroup; none: none
     /// are.
-    pub fn start(config: &Effective, cgroup: Option<&Path>) -> Result<Self> {
+    pub fn start(config: &Effective, cgroup: Option<&Path>, metrics: &Metrics) -> Result<Self> {
         let monitor = Monitor::new(config.sync_period);
         let (configz, shown) = watch::channel(config.configz().to_string());
         let (board, notices) = Board::new();
         let (port_board, port_notices) = Board::new();
         let sources = Sources {
             monitor: monitor.clone(),
-            metrics: Arc::new(String::new),
+            metrics: render(metrics.clone()),
             config: Arc::new(move || shown.borrow().clone()),
-            answered: Arc::new(|_, _| {}),
+            answered: count(metrics.clone()),
         };
-        let servers = tokio::spawn(servers::run(config.servers(), sources, board));
+        let servers = tokio::spawn(servers::run(config.servers(), sources, board.clone()));
         let (node_ports, wanted) = watch::channel(Wanted::default());
         tokio::spawn(NodePorts::new(monitor.clone(), port_board).run(wanted));
-        let sockets = cgroup.map(Sockets::start).transpose()?;
+        let sockets = cgroup.map(|root| Sockets::start(root, metrics.clone())).transpose()?;
         let (silence, silent) = watch::channel(News::default());
         Ok(Self {
             monitor,
             configz,
             servers,
             notices: [notices, port_notices],
+            _board: board,
             node_ports,
             news: sockets.as_ref().map_or(silent, Sockets::news),
             _silence: sockets.is_none().then_some(silence),
@@ -170,4 +174,18 @@ impl Serving {
     pub fn stop(&mut self) {
         self.sockets.iter_mut().for_each(Sockets::stop);
     }
+}
+
+/// `/metrics`. Reading the maps blocks: the runtime is told, and does its other work elsewhere.
+fn render(metrics: Metrics) -> Arc<dyn Fn() -> String + Send + Sync> {
+    Arc::new(move || tokio::task::block_in_place(|| metrics.render()))
+}
+
+/// Counts the answers of the health server.
+fn count(metrics: Metrics) -> Answered {
+    Arc::new(move |path, code| match path {
+        "/healthz" => metrics.healthz(code.as_u16()),
+        "/livez" => metrics.livez(code.as_u16()),
+        _ => {}
+    })
 }

@@ -1,10 +1,14 @@
-//! What the agent says about itself in its report.
+//! What the agent says about itself, in its report and in metrics.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Result;
 
 use super::Agent;
+use crate::apply::Round;
 use crate::complaints::{self, Complaint};
 use crate::config::Effective;
+use crate::metrics;
 use crate::packet_path::PacketPath;
 use crate::report::{Condition, Report, Severity};
 
@@ -19,6 +23,7 @@ impl Agent {
         self.report.conditions = self.conditions(objects);
         self.report.canary = self.serving.scores();
         self.report.repaired_device_hooks = self.packet_path.repaired();
+        self.metrics.report(&self.report);
         let json = self.report.to_json();
         if self.reported.as_ref() == Some(&json) {
             return;
@@ -43,6 +48,36 @@ impl Agent {
         let serving = self.serving.conditions().into_iter().map(warning);
         let objects = complaints::conditions(objects).chain(general);
         objects.chain(packets).chain(flows).chain(serving).chain(configuration).collect()
+    }
+
+    /// From now on changes are measured, and maps may be read.
+    pub(super) fn begin_metrics(&mut self) -> Result<()> {
+        self.model.measure_from(metrics::since_epoch());
+        self.metrics.read_maps(Box::new(self.object.readings()?));
+        Ok(())
+    }
+
+    /// Changes wait.
+    pub(super) fn count_queued(&self) {
+        if self.model.has_dirty() {
+            self.metrics.queued(self.model.pending());
+        }
+    }
+
+    /// A round was carried out. Of what Services asked for that do not fit, nothing is served.
+    pub(super) fn count_round(&mut self, round: &Round, took: Duration) {
+        let mut triggers = self.model.take_triggers();
+        triggers.retain(|trigger| !self.reconciler.is_refused(&trigger.service));
+        self.metrics.synced(took, round.ops);
+        self.metrics.programmed(&triggers);
+        self.metrics.planned(&self.reconciler.occupancy(), &self.reconciler.no_local());
+    }
+
+    /// Go on with the sweep. True: there are other conditions than before.
+    pub(super) fn sweep_flows(&mut self) -> bool {
+        let news = self.flows.tick(&self.object.store.flows);
+        self.flows.take_pass().into_iter().for_each(|pass| self.metrics.swept(pass));
+        news
     }
 }
 

@@ -9,6 +9,7 @@ use super::kube::KubeConfig;
 use super::{Event, files, kube};
 use crate::config::Source;
 use crate::events::Sink;
+use crate::metrics::Requests;
 
 /// A source that can be followed.
 pub enum Opened {
@@ -20,8 +21,8 @@ pub enum Opened {
 
 impl Opened {
     /// See that the source can be reached at all, before anything in the kernel is touched. (An API
-    /// server that does not answer can be: it will.)
-    pub async fn open(source: &Source, node_name: &str) -> Result<Self> {
+    /// server that does not answer can be: it will.) `requests`: where requests to it are counted.
+    pub async fn open(source: &Source, node_name: &str, requests: Requests) -> Result<Self> {
         match source {
             Source::Manifests(directory) => {
                 std::fs::read_dir(directory).with_context(|| {
@@ -33,6 +34,7 @@ impl Opened {
                 let access = KubeConfig {
                     kubeconfig: kubeconfig.clone(),
                     api_server: api_server.clone(),
+                    requests: Some(requests),
                     ..KubeConfig::in_cluster(node_name)
                 };
                 Ok(Self::Kubernetes(Box::new(kube::client(&access).await?)))

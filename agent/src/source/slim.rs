@@ -42,6 +42,18 @@ pub struct Metadata {
     pub labels: BTreeMap<String, String>,
     /// When its deletion was asked for; missing: it was not.
     pub deletion_timestamp: Option<String>,
+    /// Annotations.
+    #[serde(deserialize_with = "nullable")]
+    pub annotations: Annotations,
+}
+
+/// `metadata.annotations`: those that are used.
+#[derive(Clone, PartialEq, Hash, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Annotations {
+    /// When what an EndpointSlice says was caused, in RFC 3339.
+    #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
+    pub last_change_trigger_time: Option<String>,
 }
 
 impl Metadata {

@@ -118,8 +118,9 @@ fn connect<A: Rows>(ctx: &SockAddr, address: A) -> Outcome<A> {
             }
             forward(&target)
         }
-        Decision::Drop => {
+        Decision::Drop(service) => {
             count(Counter::DroppedNoLocalBackend);
+            helpers::count_failed(service);
             // The guard drops what is sent to a destination recorded without a backend.
             let peer = record::peer(&key, None, 0);
             record::set_connected(ctx.cookie(), ctx.socket(), protocol, &peer);
@@ -132,7 +133,7 @@ fn connect<A: Rows>(ctx: &SockAddr, address: A) -> Outcome<A> {
             }
             without_target(decision)
         }
-        Decision::Refuse | Decision::Broken => without_target(decision),
+        Decision::Refuse(_) | Decision::Broken => without_target(decision),
     }
 }
 
@@ -144,7 +145,7 @@ fn send<A: Rows>(ctx: &SockAddr, address: A) -> Outcome<A> {
     let kernel = Kernel(ctx);
     let Some(frontend) = A::frontend(&key) else {
         return match kernel.is_cluster_ip(address) {
-            true => without_target(Decision::Refuse),
+            true => without_target(Decision::Refuse(0)),
             false => Outcome::Keep,
         };
     };
@@ -177,8 +178,9 @@ fn send<A: Rows>(ctx: &SockAddr, address: A) -> Outcome<A> {
             }
             forward(&target)
         }
-        Decision::Drop => {
+        Decision::Drop(service) => {
             count(Counter::DroppedNoLocalBackend);
+            helpers::count_failed(service);
             record::set_recent(socket, &record::peer(&key, None, 0));
             Outcome::Keep
         }
@@ -217,8 +219,10 @@ fn without_target<A>(decision: Decision<A>) -> Outcome<A> {
             count(Counter::LeftToPacketPath);
             Outcome::Keep
         }
-        Decision::Refuse => {
+        Decision::Refuse(service) => {
             count(Counter::RefusedNoBackend);
+            // Row 0 is no service port's: nobody reads it.
+            helpers::count_failed(service);
             Outcome::Refuse
         }
         Decision::Broken => {

@@ -379,8 +379,8 @@ fn decide<A: InNode>(
     Ok(match select(&socket, &key) {
         Decision::Pass => Decided::Answer(Answer::None),
         Decision::NeedsSource => Decided::LeftToPacket,
-        Decision::Refuse => Decided::Answer(Answer::Reject),
-        Decision::Drop => Decided::Answer(Answer::Drop),
+        Decision::Refuse(_) => Decided::Answer(Answer::Reject),
+        Decision::Drop(_) => Decided::Answer(Answer::Drop),
         Decision::Broken => bail!("a broken row behind {key:?}"),
         Decision::Forward(target) => {
             let to = SocketAddr::new(target.address.into(), target.port.get());

@@ -12,6 +12,7 @@ mod policy;
 mod selection;
 mod services;
 mod sources;
+mod triggers;
 
 use millrace_common::address::V4;
 use millrace_common::frontend::{Frontend, Kind as FrontendKind};

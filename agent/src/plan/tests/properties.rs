@@ -56,6 +56,26 @@ impl Watch {
     }
 }
 
+/// What the planner says of the maps is what they hold.
+fn check_occupancy(bench: &Bench) {
+    let occupancy = bench.planner.occupancy();
+    let used: BTreeMap<&str, usize> =
+        occupancy.maps.iter().map(|map| (map.name, map.used as usize)).collect();
+    let maps = &bench.maps;
+    let held = BTreeMap::from([
+        ("services", maps.services.len()),
+        ("frontends_v4", maps.v4.frontends.len()),
+        ("frontends_v6", maps.v6.frontends.len()),
+        ("backends_v4", maps.v4.backends.values().filter(|row| row.state != 0).count()),
+        ("backends_v6", maps.v6.backends.values().filter(|row| row.state != 0).count()),
+        ("slots", slots_in_use(maps).len()),
+        ("source_ranges_v4", maps.v4.sources.len()),
+        ("source_ranges_v6", maps.v6.sources.len()),
+    ]);
+    assert_eq!(used, held);
+    assert_eq!(occupancy.services as usize, bench.planner.services().len());
+}
+
 fn run(steps: &[Step]) -> Bench {
     let mut bench = Bench::new(ROOMY);
     for step in steps {
@@ -157,7 +177,10 @@ proptest! {
         for step in &steps {
             bench.now += step.pause;
             match bench.planner.plan(&step.desired(), bench.now) {
-                Ok(planned) => bench.maps.run(&planned.ops),
+                Ok(planned) => {
+                    bench.maps.run(&planned.ops);
+                    check_occupancy(&bench);
+                }
                 Err(refused) => {
                     prop_assert!(refused.to_string().contains("raise --max-"));
                     let (_, repairs) = Planner::recover(capacity, bench.maps.snapshot());

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use kube::Client;
+use kube::client::ClientBuilder;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+
+use crate::metrics::Requests;
 
 /// Where kubelet puts a pod's credentials.
 pub const SERVICE_ACCOUNT_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -25,6 +28,8 @@ pub struct KubeConfig {
     pub node_name: String,
     /// Directory of the service account's `token` and `ca.crt`: [`SERVICE_ACCOUNT_DIR`].
     pub service_account: PathBuf,
+    /// Where requests are counted; none: nowhere.
+    pub requests: Option<Requests>,
 }
 
 impl KubeConfig {
@@ -35,6 +40,7 @@ impl KubeConfig {
             api_server: None,
             node_name: node_name.into(),
             service_account: PathBuf::from(SERVICE_ACCOUNT_DIR),
+            requests: None,
         }
     }
     /// A kubeconfig file.
@@ -64,9 +70,18 @@ pub async fn client(config: &KubeConfig) -> Result<Client> {
     settings.read_timeout = None;
     settings.default_retry = false;
     let url = settings.cluster_url.clone();
-    Client::try_from(settings).with_context(|| {
+    let builder = ClientBuilder::try_from(settings).with_context(|| {
         format!("set up the client for the API server {url}: check its CA, token and client key")
+    })?;
+    Ok(match &config.requests {
+        Some(requests) => builder.with_layer(&requests.layer(host(&url))).build(),
+        None => builder.build(),
     })
+}
+
+/// The server as client-go names it in metrics: address and port, if one is given.
+fn host(url: &http::Uri) -> String {
+    url.authority().map(ToString::to_string).unwrap_or_default()
 }
 
 async fn from_kubeconfig(path: &Path) -> Result<Config> {

@@ -118,7 +118,10 @@ pub const FLOWS: Section = Section {
         same(
             "No-local-endpoints metric",
             "7 combinations of policies and endpoints; without any endpoint it is not counted",
-            &["conformance_sync::ports_without_local_endpoints_are_counted"],
+            &[
+                "conformance_sync::ports_without_local_endpoints_are_counted",
+                "millrace::metrics::tests::ports_without_local_endpoints_are_counted_by_family_and_policy",
+            ],
         ),
         same(
             "Startup: nothing before both lists are complete",
@@ -162,6 +165,7 @@ pub const FLOWS: Section = Section {
              served",
             &[
                 "conformance_sync::bad_addresses_break_nothing_else",
+                "lab_hostile::a_directory_full_of_bad_objects_harms_nobody",
                 "millrace::model::tests::services::bad_ips_are_read_leniently_or_skipped",
                 "millrace::model::tests::endpoints::unusable_endpoints_are_skipped_and_reported_one_by_one",
             ],

@@ -73,6 +73,7 @@ pub const OTHERS: Section = Section {
             "the Service kubernetes leads to hosts",
             &[
                 "conformance_objects::the_kubernetes_service_leads_to_hosts",
+                "lab_config::the_api_servers_own_service_keeps_its_backends",
                 "lab_packet_cluster_ip::backends_on_the_hosts_network",
             ],
         ),

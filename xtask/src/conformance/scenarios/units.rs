@@ -151,10 +151,11 @@ pub const UNITS: Section = Section {
             "server_test: checkBadConfig",
             "settings that make no sense are refused, each by name",
             &[
+                "millrace::config::tests::validate::what_kube_proxy_refuses_is_refused",
+                "lab_config::a_bad_file_leaves_what_was_in_force_and_what_needs_a_restart_says_so",
                 "lab_environment::arguments_that_make_no_sense_are_refused",
             ],
         )
-        .differs("by flags of our own; kube-proxy's configuration file is not read by this build \
-                  yet"),
+        .better("a bad change of the file leaves what was in force, where kube-proxy exits"),
     ],
 };
