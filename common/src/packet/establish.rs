@@ -47,8 +47,8 @@ pub fn establish<A: Family, S: Frame + Tables<A>>(
 }
 
 /// Whether a half-open flow still has all its entries. They are evicted one by one, and one alone
-/// leads its packets where no answer comes back from. What cannot begin anew is not asked about: for
-/// TCP under way there is nothing better.
+/// leads its packets where no answer comes back from. What cannot begin anew is not asked about:
+/// for TCP under way there is nothing better.
 #[inline(never)]
 pub fn is_whole<A: Family, S: Frame + Tables<A>>(
     s: &S,

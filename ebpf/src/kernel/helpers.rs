@@ -102,8 +102,8 @@ pub fn count(counter: Counter) {
 /// headers that are not odd.
 pub const DIRECT_BYTES: u32 = 256;
 
-/// Read from a packet at an offset up to [`DIRECT_BYTES`]. False: it is shorter. (Word by word and in assembly: the compiler takes BPF for a machine that must
-/// not read a word at an odd place.)
+/// Read from a packet at an offset up to [`DIRECT_BYTES`]. False: it is shorter. (Word by word and
+/// in assembly: the compiler takes BPF for a machine that must not read a word at an odd place.)
 #[inline(always)]
 pub fn read_packet<T: Row>(ctx: &TcContext, offset: u32, value: &mut MaybeUninit<T>) -> bool {
     if offset > DIRECT_BYTES {
