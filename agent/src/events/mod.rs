@@ -3,8 +3,8 @@
 //! What is wrong is passed on as a state, not as a stream: the [`ledger`] (pure) compares it with
 //! what was said, merges what concerns one object, and decides what to say next and when. So
 //! nothing can pile up, and what could not be said now is said later, if it is still true.
-//! [`object`] makes the API's objects; [`sink`] writes them, or, where objects come from files, logs
-//! them.
+//! [`object`] makes the API's objects; [`sink`] writes them, or, where objects come from files,
+//! logs them.
 
 pub mod ledger;
 pub mod object;
