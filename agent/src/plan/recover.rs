@@ -80,7 +80,9 @@ impl Recovery {
         let mut taken = BTreeSet::new();
         for (id, row) in rows {
             let name = ObjectName::new(row.namespace(), row.name());
-            let readable = !name.namespace.is_empty() && !name.name.is_empty();
+            // The canary's namespace is empty; a damaged one reads as if it were.
+            let has_namespace = !name.namespace.is_empty() || row.lengths[0] == 0;
+            let readable = has_namespace && !name.name.is_empty();
             let protocol = Protocol::from_number(row.protocol).filter(|_| readable);
             let port_name: Box<str> = row.port_name().into();
             let usable = protocol

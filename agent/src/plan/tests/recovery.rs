@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::world::{from_scratch, last, settle, steps};
 use super::*;
+use crate::canary::rows::{self, Ports};
 
 /// Some damage, and where.
 #[derive(Clone, Debug)]
@@ -173,6 +174,17 @@ fn gone_backends_found_at_the_start_wait_from_the_first_plan_on() {
     bench.wait();
     bench.plan(&simple("b", 1, &[3]));
     assert_eq!(bench.maps.v4.backends[&1].generation, 2);
+}
+
+#[test]
+fn the_canary_survives_a_restart_as_it_is() {
+    let mut bench = Bench::new(ROOMY);
+    let canary = rows::desired(Ports { tcp4: 1, udp4: 2, tcp6: 3, udp6: 4 });
+    assert_ne!(bench.plan(&canary).ops, []);
+    let (planner, repairs) = Planner::recover(ROOMY, bench.maps.snapshot());
+    assert_eq!(repairs, []);
+    bench.planner = planner;
+    assert_eq!(bench.plan(&canary).ops, []);
 }
 
 fn bench_capacity() -> Capacity {
