@@ -87,7 +87,8 @@ fn a_flow_that_lost_an_entry_begins_anew() -> Result<()> {
     Ok(())
 }
 
-/// Every client gets a port of its own while three of four are taken by flows that nobody may close.
+/// Every client gets a port of its own while three of four are taken by flows that nobody may
+/// close.
 fn nearly_all_ports<A: Host>() -> Result<()> {
     let mut node = node();
     for client in 0..TAKEN {
