@@ -37,3 +37,13 @@ static HAS_COARSE_CLOCK: Global<u8> = Global::new(0);
 pub fn has_coarse_clock() -> bool {
     HAS_COARSE_CLOCK.load() != 0
 }
+
+/// 1 if headers are read without helpers: verifiers of older kernels take too long over that.
+#[unsafe(no_mangle)]
+static READS_DIRECTLY: Global<u8> = Global::new(0);
+
+/// Whether packets are read without helpers.
+#[inline(always)]
+pub fn reads_directly() -> bool {
+    READS_DIRECTLY.load() != 0
+}

@@ -8,6 +8,7 @@ use millrace_common::packet::frame::{Checksum, Frame};
 use millrace_common::row::Row;
 
 use super::Hook;
+use crate::config;
 use crate::kernel::helpers;
 
 /// `PACKET_OTHERHOST`.
@@ -54,7 +55,7 @@ impl Frame for Hook<'_> {
     }
     #[inline(always)]
     fn load_header<T: Row>(&self, offset: u32) -> Option<T> {
-        if offset > helpers::DIRECT_BYTES {
+        if !config::reads_directly() || offset > helpers::DIRECT_BYTES {
             return self.load(offset);
         }
         let mut value = MaybeUninit::<T>::uninit();
