@@ -203,15 +203,11 @@ fn load_programs(
     settings: &Settings,
 ) -> Result<BTreeMap<&'static str, OwnedFd>> {
     let has_set_retval = has(helper::SET_RETVAL);
-    let has_coarse_clock = has(helper::COARSE_CLOCK);
-    let reads_directly = has(helper::DIRECT_READS);
     let paths: Vec<(&str, PathBuf)> =
         MAP_NAMES.iter().map(|name| (*name, directory.join(name))).collect();
     let mut loader = EbpfLoader::new();
     loader.override_global("NODE_NETNS_COOKIE", &settings.node_netns_cookie, true);
     loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
-    loader.override_global("HAS_COARSE_CLOCK", &has_coarse_clock, true);
-    loader.override_global("READS_DIRECTLY", &reads_directly, true);
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
         if let Some(rows) = max_entries(name, settings) {
@@ -272,11 +268,6 @@ fn explain(name: &str, error: ProgramError) -> anyhow::Error {
 mod helper {
     /// `bpf_set_retval`: the program sets its caller's error.
     pub const SET_RETVAL: (u32, u32) = (5, 18);
-    /// `bpf_ktime_get_coarse_ns`.
-    pub const COARSE_CLOCK: (u32, u32) = (5, 11);
-    /// No helper: a verifier that gets through programs which read packets directly (that of 6.1
-    /// gives up after a million instructions).
-    pub const DIRECT_READS: (u32, u32) = (6, 18);
 }
 
 /// 1 if the kernel has a helper, for a constant of the programs.

@@ -60,11 +60,6 @@ pub trait Frame {
     fn is_for_another_host(&self) -> bool;
     /// Read; nothing if the packet is shorter.
     fn load<T: Row>(&self, offset: u32) -> Option<T>;
-    /// As [`load`](Self::load), for what is read of every packet.
-    #[inline(always)]
-    fn load_header<T: Row>(&self, offset: u32) -> Option<T> {
-        self.load(offset)
-    }
     /// Write; false if the packet is shorter or there is no memory.
     fn store<T: Row>(&self, offset: u32, value: &T) -> bool;
     /// Update the IPv4 header checksum at `offset` for a change whose

@@ -13,10 +13,10 @@ use crate::flow::{Flow, FlowKey, role, seen, side};
 use crate::select::scale;
 
 /// How often a port that seemed to be free is claimed, at most.
-pub const CLAIMS: u32 = 2;
-/// How many ports are looked at, at most, for each claim. In all this is 32: when eight of ten
-/// ports are taken, one flow in a thousand finds none. (More is too much for Linux 6.1's verifier.)
-const LOOKS: u32 = 16;
+pub const CLAIMS: u32 = 8;
+/// How many ports are looked at, at most, for each claim. In all this is 64: when nine of ten ports
+/// are taken, one flow in a thousand finds none.
+const LOOKS: u32 = 8;
 /// How many flows are looked at, at most, for one that nobody will miss.
 const VICTIM_TRIES: u32 = 6;
 /// A flow that nobody may miss was silent for this long, in seconds.

@@ -2,9 +2,8 @@
 
 use super::frame::{ETHERTYPE_V4, ETHERTYPE_V6, Frame};
 use super::transport::Packet;
-use crate::address::{Address, Be16, V4, V6, checksum_replace};
+use crate::address::{Address, Be16, V4, V6};
 use crate::counters::Counter;
-use crate::flow::side;
 use crate::row::Row;
 
 /// How much of a datagram a packet is.
@@ -33,15 +32,6 @@ pub trait Family: Address {
     /// Whether ICMP of this type reports an error and quotes the packet that caused it. (Redirects
     /// do too, but say nothing to a translated sender.)
     fn is_error(icmp_type: u8) -> bool;
-    /// Put an address in the place of the packet's destination, at [`side::INGRESS`], or of its
-    /// source, and mend the header's checksum for the `difference` that it makes. False: it could
-    /// not be written.
-    fn store_address<F: Frame>(
-        frame: &F,
-        packet: &Packet<Self>,
-        address: &Self,
-        difference: u32,
-    ) -> bool;
     /// Read the header at `offset` into `packet`. `quoted`: it stands in an ICMP error and may be
     /// cut off. An error is the reason to leave the packet alone.
     fn read<F: Frame>(
@@ -74,24 +64,10 @@ struct V4Header {
 // SAFETY: the twenty bytes of RFC 791 section 3.1.
 unsafe impl Row for V4Header {}
 
-/// The end of a header without options: one write changes an address and the checksum.
-#[repr(C, packed)]
-#[derive(Clone, Copy)]
-struct V4Tail {
-    checksum: u16,
-    source: V4,
-    destination: V4,
-}
-
-// SAFETY: ten bytes, packed.
-unsafe impl Row for V4Tail {}
-
 /// "More fragments" in the fragment field.
 const V4_MORE: u16 = 0x2000;
 /// The offset in the fragment field.
 const V4_OFFSET: u16 = 0x1fff;
-/// Offset of the header checksum.
-const V4_CHECKSUM_OFFSET: u32 = 10;
 /// Bytes of an IPv4 header without options.
 const V4_BYTES: u32 = 20;
 
@@ -99,7 +75,7 @@ impl Family for V4 {
     const ETHERTYPE: Be16 = ETHERTYPE_V4;
     const SOURCE_OFFSET: u32 = 12;
     const DESTINATION_OFFSET: u32 = 16;
-    const CHECKSUM_OFFSET: Option<u32> = Some(V4_CHECKSUM_OFFSET);
+    const CHECKSUM_OFFSET: Option<u32> = Some(10);
     const ICMP: u8 = 1;
 
     /// Destination unreachable, time exceeded, parameter problem (RFC 792).
@@ -109,30 +85,13 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn store_address<F: Frame>(
-        frame: &F,
-        packet: &Packet<Self>,
-        address: &Self,
-        difference: u32,
-    ) -> bool {
-        let place = packet.network + V4_CHECKSUM_OFFSET;
-        let Some(checksum) = frame.load_header::<u16>(place) else { return false };
-        let checksum = checksum_replace(checksum, difference);
-        let (source, destination) = match packet.key.side {
-            side::INGRESS => (packet.key.source, *address),
-            _ => (*address, packet.key.destination),
-        };
-        frame.store(place, &V4Tail { checksum, source, destination })
-    }
-
-    #[inline(always)]
     fn read<F: Frame>(
         frame: &F,
         offset: u32,
         quoted: bool,
         packet: &mut Packet<Self>,
     ) -> Result<(), Counter> {
-        let Some(header) = frame.load_header::<V4Header>(offset) else {
+        let Some(header) = frame.load::<V4Header>(offset) else {
             return Err(Counter::PassedMalformed);
         };
         let header_bytes = u32::from(header.version_length & 0x0f) * 4;
@@ -221,22 +180,13 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn store_address<F: Frame>(frame: &F, packet: &Packet<Self>, address: &Self, _: u32) -> bool {
-        let offset = match packet.key.side {
-            side::INGRESS => Self::DESTINATION_OFFSET,
-            _ => Self::SOURCE_OFFSET,
-        };
-        frame.store(packet.network + offset, address)
-    }
-
-    #[inline(always)]
     fn read<F: Frame>(
         frame: &F,
         offset: u32,
         quoted: bool,
         packet: &mut Packet<Self>,
     ) -> Result<(), Counter> {
-        let Some(header) = frame.load_header::<V6Header>(offset) else {
+        let Some(header) = frame.load::<V6Header>(offset) else {
             return Err(Counter::PassedMalformed);
         };
         let mut length = V6_BYTES + u32::from(header.length.get());

@@ -56,7 +56,10 @@ pub fn rewrite<A: Family, S: Frame + Tables<A>>(
     change: &Change<A>,
 ) -> bool {
     let ingress = packet.key.side == side::INGRESS;
-    let old = if ingress { packet.key.destination } else { packet.key.source };
+    let (old, offset) = match ingress {
+        true => (packet.key.destination, A::DESTINATION_OFFSET),
+        false => (packet.key.source, A::SOURCE_OFFSET),
+    };
     let (source, destination) = match ingress {
         true => (change.other_port, change.port),
         false => (change.port, change.other_port),
@@ -65,7 +68,7 @@ pub fn rewrite<A: Family, S: Frame + Tables<A>>(
         fragments::remember(s, packet, change);
     }
     let address = old.checksum_difference(change.address);
-    if !A::store_address(s, packet, &change.address, address) {
+    if !replace_address(s, packet.network, offset, &change.address, address) {
         return false;
     }
     let how = Checksum {
