@@ -179,6 +179,8 @@ struct Agent {
     configuration: Configuration,
     /// When the last round ended.
     last_round: Option<Instant>,
+    /// When it was last looked whether the guard is needed.
+    guard_minded: Instant,
 }
 
 /// What comes before serving.
@@ -187,6 +189,8 @@ struct Loaded {
     pins: Pins,
     lock: Lock,
     object: Object,
+    /// Programs can tell the node's own sockets from those of pods, wherever the agent runs.
+    knows_namespace: bool,
 }
 
 impl Loaded {
@@ -208,7 +212,8 @@ impl Loaded {
                 .unwrap_or(0),
         };
         let object = Object::load(&pins, &settings)?;
-        Ok(Self { cgroup_root, pins, lock, object })
+        let knows_namespace = settings.node_netns_cookie != 0;
+        Ok(Self { cgroup_root, pins, lock, object, knows_namespace })
     }
 }
 
@@ -216,7 +221,7 @@ impl Agent {
     /// Load, adopt what is pinned.
     fn start(start: &Start, recorder: Recorder, metrics: Metrics) -> Result<Self> {
         let config = &start.config;
-        let Loaded { cgroup_root, pins, lock, mut object } = Loaded::new(config)?;
+        let Loaded { cgroup_root, pins, lock, mut object, knows_namespace } = Loaded::new(config)?;
         let reconciler = Reconciler::recover(&mut object.store)?;
         let hooks = config.device_hooks;
         let packet_path = PacketPath::new(&object, &pins, &config.policy, hooks, &metrics)?;
@@ -229,7 +234,7 @@ impl Agent {
             recorder,
             object,
             pins,
-            serving: Serving::start(config, sockets, &metrics)?,
+            serving: Serving::start(config, sockets, knows_namespace, &metrics)?,
             report: telling::first_report(config, &cgroup_root, &packet_path),
             socket_path: SocketPath::new(cgroup_root, config.policy.socket_lb),
             packet_path,
@@ -246,6 +251,7 @@ impl Agent {
             lock,
             configuration: Configuration::new(config.clone(), &start.findings),
             last_round: None,
+            guard_minded: Instant::now(),
         };
         agent.begin_metrics()?;
         agent.model.set_api_servers(config.source.api_addresses());
@@ -310,7 +316,11 @@ impl Agent {
         if self.model.has_dirty() && !self.is_too_soon() {
             let dropped = self.reconciler.drops();
             self.round();
-            if self.applied && self.reconciler.drops() && !dropped {
+            // A look at the sockets' records is too much for every round of many.
+            let may_look = self.guard_minded.elapsed() >= TICK;
+            let is_needed = (self.reconciler.drops() && !dropped)
+                || (self.reconciler.is_udp_gone() && may_look);
+            if self.applied && is_needed {
                 self.mind_guard();
             }
         }
@@ -323,6 +333,7 @@ impl Agent {
     /// Ready is who has seen that it works.
     fn mind_canary(&mut self) {
         self.serving.take_packets(self.packet_path.canary());
+        self.serving.say_what_fails();
         let passes = self.applied && self.serving.canary_passes() == Some(true);
         if passes == self.report.ready {
             return;
@@ -453,6 +464,7 @@ impl Agent {
     }
 
     fn mind_guard(&mut self) {
+        self.guard_minded = Instant::now();
         let (gone, drops) = (self.reconciler.take_udp_gone(), self.reconciler.drops());
         self.socket_path.mind_guard(&self.object, &self.pins, gone, drops);
     }

@@ -10,6 +10,8 @@ use millrace_tests::wait::{self, CHANGE_TIMEOUT};
 use millrace_tests::world::{Client, TARGET_PORT, World, cluster_ip, reach, refused};
 
 /// A UDP client that keeps sending reaches the new server by then; the upstream test allows 60 s.
+/// The guard comes with the change, or at the next tick of the agent.
+const GUARD_TIMEOUT: Duration = Duration::from_secs(1);
 const CYCLE_LIMIT: Duration = Duration::from_secs(15);
 
 /// Two services with one backend each, on different nodes.
@@ -300,6 +302,12 @@ fn connected_udp_is_told_when_its_backend_is_gone() -> Result<()> {
         world.lab.remove_pod("n1", "a")?;
         world.apply(&world.slice("one", &["n2/b"], family))?;
         reach(world.lab.pod("n1", "client"), to, &["b"])?;
+        // What was sent before that is lost, as on any network.
+        wait::until("the guard to be attached", GUARD_TIMEOUT, || {
+            let status = world.agent("n1").status_json()?;
+            ensure!(status["guardAttached"] == true, "{status}");
+            Ok(())
+        })?;
         for (what, mut held) in sockets {
             let outcome = held.send()?;
             let told = outcome.ok || outcome.error.as_deref() != Some("ETIMEDOUT");

@@ -242,6 +242,11 @@ impl Reconciler {
         std::mem::replace(&mut self.udp_gone, false)
     }
 
+    /// Whether one has gone since it was last taken.
+    pub const fn is_udp_gone(&self) -> bool {
+        self.udp_gone
+    }
+
     /// How full the maps are.
     pub fn occupancy(&self) -> Occupancy {
         self.planner.occupancy()

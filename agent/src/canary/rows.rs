@@ -56,18 +56,23 @@ pub struct Ports {
 }
 
 /// The Service, with a helper that listens there.
-pub fn desired(ports: Ports) -> Desired {
+///
+/// `knows_namespace`: programs can tell which sockets are the node's own, so that pods are left
+/// alone. Below Linux 5.14 they take the initial network namespace for the node's; where a node is
+/// another one, its own helper would be refused.
+pub fn desired(ports: Ports, knows_namespace: bool) -> Desired {
+    let sockets = Reach::Sockets { node_only: knows_namespace };
     let socket = |name: &str, protocol, v4, v6| DesiredPort {
         name: name.to_owned(),
         protocol,
-        v4: family(protocol, V4::from(SOCKET_V4), (Ipv4Addr::LOCALHOST.into(), v4), true),
-        v6: family(protocol, V6::from(SOCKET_V6), (Ipv6Addr::LOCALHOST.into(), v6), true),
+        v4: family(protocol, V4::from(SOCKET_V4), (Ipv4Addr::LOCALHOST.into(), v4), sockets),
+        v6: family(protocol, V6::from(SOCKET_V6), (Ipv6Addr::LOCALHOST.into(), v6), sockets),
     };
     let packet = DesiredPort {
         name: "packet".to_owned(),
         protocol: Protocol::Udp,
-        v4: family(Protocol::Udp, V4::from(PACKET_V4), (NOWHERE_V4.into(), PORT), false),
-        v6: family(Protocol::Udp, V6::from(PACKET_V6), (NOWHERE_V6.into(), PORT), false),
+        v4: family(Protocol::Udp, V4::from(PACKET_V4), (NOWHERE_V4.into(), PORT), Reach::Packets),
+        v6: family(Protocol::Udp, V6::from(PACKET_V6), (NOWHERE_V6.into(), PORT), Reach::Packets),
     };
     let sockets = [
         socket("tcp", Protocol::Tcp, ports.tcp4, ports.tcp6),
@@ -82,21 +87,28 @@ pub fn desired(ports: Ports) -> Desired {
     }
 }
 
-/// One family of a port. Sockets: of the node alone. Packets: never masqueraded, so that the answer
-/// can be checked by itself.
+/// Who is led by a frontend.
+#[derive(Clone, Copy)]
+enum Reach {
+    Sockets { node_only: bool },
+    Packets,
+}
+
+/// One family of a port. Packets are never masqueraded: so an answer can be checked by itself.
 fn family<A: Copy>(
     protocol: Protocol,
     address: A,
     (backend, port): (A, u16),
-    for_sockets: bool,
+    reach: Reach,
 ) -> DesiredFamily<A> {
     if port == 0 {
         return DesiredFamily::default();
     }
     let backend = vec![BackendAddress { address: backend, port: Be16::new(port) }];
-    let (near, far, marks) = match for_sockets {
-        true => (List::Cluster, List::Nobody, flags::NODE_ONLY),
-        false => (List::Local, List::Local, flags::NEAR_LOCAL | flags::FAR_LOCAL),
+    let (near, far, marks) = match reach {
+        Reach::Sockets { node_only: true } => (List::Cluster, List::Nobody, flags::NODE_ONLY),
+        Reach::Sockets { node_only: false } => (List::Cluster, List::Nobody, 0),
+        Reach::Packets => (List::Local, List::Local, flags::NEAR_LOCAL | flags::FAR_LOCAL),
     };
     let frontend = DesiredFrontend {
         key: FrontendKey { address, port: Be16::new(PORT), protocol: protocol as u8, pad: 0 },
@@ -106,8 +118,10 @@ fn family<A: Copy>(
         flags: Kind::ExternalIp.bits() | marks,
         affinity_secs: 0,
     };
-    let (cluster, local) =
-        if for_sockets { (backend.clone(), Vec::new()) } else { (Vec::new(), backend.clone()) };
+    let (cluster, local) = match reach {
+        Reach::Sockets { .. } => (backend.clone(), Vec::new()),
+        Reach::Packets => (Vec::new(), backend.clone()),
+    };
     DesiredFamily {
         cluster,
         local,

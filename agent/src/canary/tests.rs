@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use millrace_common::address::{Family, Protocol};
+use millrace_common::frontend::flags;
 
 use super::packets;
 use super::rows::{self, Ports};
@@ -50,12 +51,12 @@ fn no_service_can_have_the_canarys_addresses() {
     for address in addresses {
         assert!(unusable(address).is_some(), "{address}");
     }
-    assert!(rows::desired(Ports::default()).service.namespace.is_empty());
+    assert!(rows::desired(Ports::default(), true).service.namespace.is_empty());
 }
 
 #[test]
 fn what_cannot_listen_has_no_frontend() {
-    let all = rows::desired(Ports { tcp4: 1, udp4: 1, tcp6: 1, udp6: 1 });
+    let all = rows::desired(Ports { tcp4: 1, udp4: 1, tcp6: 1, udp6: 1 }, true);
     let counts = |desired: &crate::model::desired::Desired| {
         let of = |port: &crate::model::desired::DesiredPort| {
             (port.name.clone(), port.v4.frontends.len(), port.v6.frontends.len())
@@ -64,9 +65,21 @@ fn what_cannot_listen_has_no_frontend() {
     };
     let row = |name: &str, v4, v6| (name.to_owned(), v4, v6);
     assert_eq!(counts(&all), [row("tcp", 1, 1), row("udp", 1, 1), row("packet", 1, 1)]);
-    let v4 = rows::desired(Ports { tcp4: 1, udp4: 1, ..Ports::default() });
+    let v4 = rows::desired(Ports { tcp4: 1, udp4: 1, ..Ports::default() }, true);
     assert_eq!(counts(&v4), [row("tcp", 1, 0), row("udp", 1, 0), row("packet", 1, 1)]);
-    assert_eq!(counts(&rows::desired(Ports::default())), [row("packet", 1, 1)]);
+    assert_eq!(counts(&rows::desired(Ports::default(), true)), [row("packet", 1, 1)]);
+}
+
+#[test]
+fn only_the_nodes_own_sockets_are_led_where_they_can_be_told() {
+    for knows in [true, false] {
+        let desired = rows::desired(Ports { tcp4: 1, udp4: 1, tcp6: 1, udp6: 1 }, knows);
+        let sockets = desired.ports.iter().filter(|port| port.name != "packet");
+        for port in sockets {
+            let marks = [port.v4.frontends[0].flags, port.v6.frontends[0].flags];
+            assert_eq!(marks.map(|marks| marks & flags::NODE_ONLY != 0), [knows; 2]);
+        }
+    }
 }
 
 #[test]

@@ -38,12 +38,21 @@ pub struct Serving {
     _silence: Option<watch::Sender<News>>,
     /// The packet path's; nothing: not sent yet.
     packets: Option<Tally>,
+    /// What the canary fails at, and was said to.
+    failing: Vec<(String, String)>,
+    /// Programs can tell which sockets are the node's own.
+    knows_namespace: bool,
 }
 
 impl Serving {
     /// Start the servers, and a helper for the sockets that are served below a cgroup; none: none
-    /// are.
-    pub fn start(config: &Effective, cgroup: Option<&Path>, metrics: &Metrics) -> Result<Self> {
+    /// are. `knows_namespace`: programs can tell which sockets are the node's own.
+    pub fn start(
+        config: &Effective,
+        cgroup: Option<&Path>,
+        knows_namespace: bool,
+        metrics: &Metrics,
+    ) -> Result<Self> {
         let monitor = Monitor::new(config.sync_period);
         let (configz, shown) = watch::channel(config.configz().to_string());
         let (board, notices) = Board::new();
@@ -70,6 +79,8 @@ impl Serving {
             _silence: sockets.is_none().then_some(silence),
             sockets,
             packets: None,
+            failing: Vec::new(),
+            knows_namespace,
         })
     }
 
@@ -96,7 +107,7 @@ impl Serving {
         let news = self.news.borrow();
         let is_placed = self.sockets.is_none() || news.ports.is_some() || news.trouble.is_some();
         if is_placed {
-            model.set_internal(rows::desired(news.ports.unwrap_or_default()));
+            model.set_internal(rows::desired(news.ports.unwrap_or_default(), self.knows_namespace));
         }
         is_placed
     }
@@ -117,6 +128,18 @@ impl Serving {
         let packets = self.packets.as_ref()?;
         let known = self.sockets.is_none() || news.checked;
         known.then(|| news.tally.passes() && packets.passes())
+    }
+
+    /// Log where the canary has begun to fail: who waits for readiness must be able to see why it
+    /// does not come.
+    pub fn say_what_fails(&mut self) {
+        let of_sockets: Vec<_> = self.news.borrow().tally.conditions().collect();
+        let of_packets = self.packets.iter().flat_map(Tally::conditions);
+        let failing: Vec<_> = of_sockets.into_iter().chain(of_packets).collect();
+        for (about, message) in failing.iter().filter(|failure| !self.failing.contains(failure)) {
+            tracing::error!("{about}: {message}");
+        }
+        self.failing = failing;
     }
 
     fn canary_fails(&self, family: Family) -> bool {

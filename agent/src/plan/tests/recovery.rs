@@ -179,7 +179,7 @@ fn gone_backends_found_at_the_start_wait_from_the_first_plan_on() {
 #[test]
 fn the_canary_survives_a_restart_as_it_is() {
     let mut bench = Bench::new(ROOMY);
-    let canary = rows::desired(Ports { tcp4: 1, udp4: 2, tcp6: 3, udp6: 4 });
+    let canary = rows::desired(Ports { tcp4: 1, udp4: 2, tcp6: 3, udp6: 4 }, true);
     assert_ne!(bench.plan(&canary).ops, []);
     let (planner, repairs) = Planner::recover(ROOMY, bench.maps.snapshot());
     assert_eq!(repairs, []);
