@@ -1,0 +1,89 @@
+//! Other programs' work, by its cost: `iptables-restore`, `nft`.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+/// What a program took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cost {
+    /// CPU seconds, user and system.
+    pub cpu_s: f64,
+    /// Seconds.
+    pub wall_s: f64,
+    /// MiB of its memory at most.
+    pub peak_mib: f64,
+}
+
+/// Input of a program: a file without a name, so that no pipe's size matters.
+pub struct Input(File);
+
+impl Input {
+    /// Keep a text.
+    pub fn new(text: &str) -> Result<Self> {
+        // SAFETY: a NUL-terminated name; the descriptor is new and nobody else's.
+        let descriptor = unsafe { libc::memfd_create(c"rules".as_ptr(), libc::MFD_CLOEXEC) };
+        ensure!(descriptor >= 0, "memfd_create: {}", std::io::Error::last_os_error());
+        // SAFETY: as above.
+        let owned = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(descriptor) };
+        let mut file = File::from(owned);
+        file.write_all(text.as_bytes())?;
+        Ok(Self(file))
+    }
+
+    /// Run a program on it; fails with what it said.
+    pub fn feed(&mut self, mut command: Command) -> Result<Cost> {
+        self.0.rewind()?;
+        let program = command.get_program().to_string_lossy().into_owned();
+        command.stdin(self.0.try_clone()?).stdout(Stdio::null()).stderr(Stdio::piped());
+        let begun = Instant::now();
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("start {program} (cargo xtask setup installs it)"))?;
+        let mut said = String::new();
+        if let Some(mut stderr) = child.stderr.take() {
+            stderr.read_to_string(&mut said)?;
+        }
+        let (status, usage) = wait(child.id())?;
+        ensure!(status == 0, "{program}: {}", said.lines().take(5).collect::<Vec<_>>().join("\n"));
+        let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+        Ok(Cost {
+            cpu_s: seconds(usage.ru_utime) + seconds(usage.ru_stime),
+            wall_s: begun.elapsed().as_secs_f64(),
+            peak_mib: usage.ru_maxrss as f64 / 1024.0,
+        })
+    }
+}
+
+/// Wait for a child, which std's own wait would not give the cost of.
+fn wait(child: u32) -> Result<(i32, libc::rusage)> {
+    let mut status = 0;
+    // SAFETY: rusage is plain data.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: two valid places for results; the child is ours and was not waited for.
+    let ended =
+        unsafe { libc::wait4(child.cast_signed(), &raw mut status, 0, &raw mut usage) };
+    ensure!(ended > 0, "wait for process {child}: {}", std::io::Error::last_os_error());
+    Ok((status, usage))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_gets_its_input_and_its_failure_is_told() {
+        let mut input = Input::new("hello\n").unwrap();
+        let mut grep = Command::new("grep");
+        grep.arg("hello");
+        let cost = input.feed(grep).unwrap();
+        assert!(cost.wall_s > 0.0 && cost.peak_mib > 0.0, "{cost:?}");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "echo no >&2; exit 3"]);
+        assert!(input.feed(shell).unwrap_err().to_string().contains("no"));
+    }
+}
