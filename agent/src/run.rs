@@ -23,6 +23,7 @@ use crate::config::finding::Findings;
 use crate::config::watch::Reloaded;
 use crate::config::{Effective, Source};
 use crate::devices::Device;
+use crate::events::{Recorder, Weight, reason};
 use crate::flows::Sweeper;
 use crate::model::Model;
 use crate::net;
@@ -76,8 +77,10 @@ pub async fn run(mut start: Start) -> Result<()> {
     let mut source = start.config.source.clone();
     let node_name = start.config.node_name.clone();
     let opened = Opened::open(&source, &node_name).await?;
-    let mut agent = Agent::start(&start)?;
     let (events, mut queue) = mpsc::channel(EVENT_QUEUE_EVENTS);
+    let recorder = Recorder::start(&node_name, opened.sink(), events.clone());
+    let mut agent = Agent::start(&start, recorder)?;
+    agent.recorder.once_about_node(Weight::Normal, reason::STARTING, "");
     let (found, mut devices) = watch::channel(None);
     let mut follower = tokio::spawn(net::devices::follow(found));
     let mut packet_outcomes = agent.packet_path.outcomes();
@@ -110,6 +113,7 @@ pub async fn run(mut start: Start) -> Result<()> {
                             // A full list follows, and with it what is no longer there goes.
                             watcher.abort();
                             agent.change_source(&wanted);
+                            agent.recorder.write_to(opened.sink());
                             let again = opened.watch(node_name.clone(), events.clone());
                             watcher = tokio::spawn(again);
                             source = wanted;
@@ -174,6 +178,7 @@ fn become_owner(pins: &Pins) -> Result<Lock> {
 struct Agent {
     model: Model,
     reconciler: Reconciler,
+    recorder: Recorder,
     object: Object,
     pins: Pins,
     socket_path: SocketPath,
@@ -231,7 +236,7 @@ impl Loaded {
 
 impl Agent {
     /// Load, adopt what is pinned.
-    fn start(start: &Start) -> Result<Self> {
+    fn start(start: &Start, recorder: Recorder) -> Result<Self> {
         let config = &start.config;
         let Loaded { cgroup_root, pins, lock, mut object } = Loaded::new(config)?;
         let reconciler = Reconciler::recover(&mut object.store)?;
@@ -242,6 +247,7 @@ impl Agent {
         let mut agent = Self {
             model,
             reconciler,
+            recorder,
             object,
             pins,
             serving: Serving::start(config, sockets)?,
@@ -261,6 +267,7 @@ impl Agent {
             configuration: Configuration::new(config.clone(), &start.findings),
             last_round: None,
         };
+        agent.model.set_api_servers(config.source.api_addresses());
         // The maps have been serving: bring their programs up to date at once. New maps are
         // attached when they are filled.
         if agent.object.adopted {
@@ -373,6 +380,7 @@ impl Agent {
     fn change_source(&mut self, source: &Source) {
         self.model.forget_source_conditions();
         self.model.guard_api_server(matches!(source, Source::Kubernetes { .. }));
+        self.model.set_api_servers(source.api_addresses());
         self.report.source.clone_from(&self.configuration.in_force().source_chosen);
     }
 
@@ -463,21 +471,6 @@ impl Agent {
     fn mind_guard(&mut self) {
         let (gone, drops) = (self.reconciler.take_udp_gone(), self.reconciler.drops());
         self.socket_path.mind_guard(&self.object, &self.pins, gone, drops);
-    }
-
-    /// Write the report, if it says anything new.
-    fn tell(&mut self) {
-        self.report.conditions = self.conditions();
-        self.report.canary = self.serving.scores();
-        self.report.repaired_device_hooks = self.packet_path.repaired();
-        let json = self.report.to_json();
-        if self.reported.as_ref() == Some(&json) {
-            return;
-        }
-        match self.object.store.set_report(&json) {
-            Ok(()) => self.reported = Some(json),
-            Err(error) => tracing::error!("cannot write the report: {error}"),
-        }
     }
 
     fn leave(&mut self) {

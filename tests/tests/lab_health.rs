@@ -147,7 +147,7 @@ fn addresses_are_the_operators() -> Result<()> {
     let wrong = ["--healthz-bind-address=here"];
     let mut agent = Agent::prepare(&node, &Source::Manifests, &wrong);
     let refusal = agent.refuses(CHANGE_TIMEOUT)?;
-    let named = "--healthz-bind-address here: write an address and a port";
+    let named = "\"here\" is no address to listen on";
     ensure!(refusal.code == Some(1) && refusal.said.contains(named), "{refusal:?}");
     Ok(())
 }

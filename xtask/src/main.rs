@@ -4,7 +4,7 @@
 //! [`build`] makes the BPF object and the binaries, [`demo`], [`lab`] and [`bench`] run them,
 //! [`test`] checks everything, [`conformance`] is the part of it that is kube-proxy's, [`tidy`] the
 //! part that reads the source text, [`fuzz`] the part that has no end, [`kernels`] the part that
-//! boots other kernels than this machine's.
+//! boots other kernels than this machine's; [`image`] makes what a DaemonSet runs.
 //! Underneath:
 //! [`toolchain`] decides how Rust becomes BPF, [`apt`] and [`packages`] deal with Debian,
 //! [`command`] runs other programs, [`libtest`] reads what test binaries print.
@@ -16,6 +16,7 @@ mod command;
 mod conformance;
 mod demo;
 mod fuzz;
+mod image;
 mod kernels;
 mod lab;
 mod libtest;
@@ -34,6 +35,7 @@ const USAGE: &str = "\
 Usage: cargo xtask <command>
 
   setup                     find what is missing on this machine and install it (as root)
+  setup --build-only        the same for building alone: no lab, no kernels
   build [--features F]      build the BPF object, then every binary
   demo [ARG...]             setup, build, then show a small cluster at work (--keep: leave it up)
   lab up                    setup, build, then a cluster of namespaces for a person
@@ -51,6 +53,8 @@ Usage: cargo xtask <command>
                             random frames through the loaded programs and the native build
   kernels [--kernel 5.10|6.1|6.12|newest]... [--update]
                             Millrace on Debian's kernels, in QEMU; fetches, never installs, them
+  image [--tag NAME | --root DIR]
+                            the container image, or the directory that becomes it
   tidy                      only the checks on the source text
   help                      this text
 
@@ -79,6 +83,8 @@ fn dispatch(args: &[String]) -> Result<ExitCode> {
     };
     match name.as_str() {
         "setup" if rest.is_empty() => setup::run().map(|()| ExitCode::SUCCESS),
+        "setup" if rest == ["--build-only"] => setup::for_build().map(|()| ExitCode::SUCCESS),
+        "image" => image::run(rest).map(|()| ExitCode::SUCCESS),
         "build" => build::run(rest).map(|()| ExitCode::SUCCESS),
         "demo" => demo::run(rest),
         "lab" => lab::run(rest),

@@ -12,20 +12,41 @@ use crate::{apt, linker};
 /// Installs what is missing; says what there is.
 pub fn run() -> Result<()> {
     let start = Instant::now();
-    let outcome =
-        if install_missing()? { "everything is in place now" } else { "nothing is missing" };
+    let outcome = if install_missing(Purpose::Everything)? {
+        "everything is in place now"
+    } else {
+        "nothing is missing"
+    };
     report(outcome, start)
 }
 
 /// Installs what is missing; keeps quiet when nothing is, for commands that have more to say.
 pub fn ensure() -> Result<()> {
     let start = Instant::now();
-    if install_missing()? { report("everything is in place now", start) } else { Ok(()) }
+    if install_missing(Purpose::Everything)? {
+        report("everything is in place now", start)
+    } else {
+        Ok(())
+    }
+}
+
+/// Installs what building alone takes: an image is built where no lab ever runs.
+pub fn for_build() -> Result<()> {
+    let start = Instant::now();
+    install_missing(Purpose::Build)?;
+    report("everything that building takes is in place", start)
+}
+
+/// What the machine is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Everything,
+    Build,
 }
 
 /// Tells whether there was anything to install.
-fn install_missing() -> Result<bool> {
-    let needs = Needs::of(&toolchain::find());
+fn install_missing(purpose: Purpose) -> Result<bool> {
+    let needs = Needs::of(&toolchain::find(), purpose);
     let missing = apt::missing(&needs.packages);
     if missing.is_empty() && !needs.linker {
         return Ok(false);
@@ -51,8 +72,11 @@ struct Needs {
 }
 
 impl Needs {
-    fn of(found: &Found) -> Self {
-        let mut packages = [COMPILE, LAB, KERNELS].concat();
+    fn of(found: &Found, purpose: Purpose) -> Self {
+        let mut packages = match purpose {
+            Purpose::Everything => [COMPILE, LAB, KERNELS].concat(),
+            Purpose::Build => COMPILE.to_vec(),
+        };
         if found.choose().is_ok() {
             return Self { packages, linker: false };
         }
@@ -141,7 +165,7 @@ mod tests {
     }
 
     fn check(found: &Found, compiler_wanted: bool, linker_wanted: bool) {
-        let needs = Needs::of(found);
+        let needs = Needs::of(found, Purpose::Everything);
         let has = |list: &[Package]| list.iter().all(|package| needs.packages.contains(package));
         assert_eq!(has(BPF_COMPILER), compiler_wanted);
         assert_eq!(has(LINKER_BUILD), linker_wanted);

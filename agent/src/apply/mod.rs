@@ -17,10 +17,15 @@ use millrace_common::frontend::flags;
 
 use crate::model::Model;
 use crate::model::desired::{Desired, HealthCheck};
+use crate::model::problem::Problem;
 use crate::plan::Planner;
 use crate::plan::op::{Capacity, Op, Snapshot};
+use crate::plan::outcome::Conflict;
 use crate::source::ObjectName;
 use batch::Batch;
+
+/// Frontends a service does not get that are logged one by one; `status` has more.
+const LOGGED_CONFLICTS: usize = 16;
 
 /// Where rows are kept: the kernel's maps, or a test's.
 pub trait MapStore {
@@ -46,8 +51,12 @@ pub struct Reconciler {
     planner: Planner,
     /// Services that do not fit, and why.
     refused: BTreeMap<ObjectName, String>,
-    /// Frontends that a service does not get, and why.
-    conflicts: BTreeMap<ObjectName, Vec<String>>,
+    /// Those of them that are larger than any may be.
+    too_large: BTreeSet<ObjectName>,
+    /// Frontends that a service does not get, because others have them.
+    conflicts: BTreeMap<ObjectName, Vec<Conflict>>,
+    /// What of a service is not used because of other objects.
+    clashes: BTreeMap<ObjectName, Vec<Problem>>,
     /// Services with a frontend that drops clients on this node silently.
     dropping: BTreeSet<ObjectName>,
     /// Services whose health load balancers ask for.
@@ -72,7 +81,9 @@ impl Reconciler {
         Ok(Self {
             planner,
             refused: BTreeMap::new(),
+            too_large: BTreeSet::new(),
             conflicts: BTreeMap::new(),
+            clashes: BTreeMap::new(),
             dropping: BTreeSet::new(),
             health: BTreeMap::new(),
             udp_gone: false,
@@ -133,6 +144,7 @@ impl Reconciler {
             }
             // A service that waited for another's address waits at most once more per release, so
             // this ends.
+            model.oldest_first(&mut retry);
             waiting = retry;
         }
         batch.flush(store)?;
@@ -149,9 +161,21 @@ impl Reconciler {
         if model.is_unreadable(&name) {
             return (Vec::new(), Vec::new());
         }
-        let desired = model.desired(&name);
-        let mut texts: Vec<String> = desired.problems.iter().map(ToString::to_string).collect();
+        let mut desired = model.desired(&name);
+        let clashes = std::mem::take(&mut desired.clashes);
+        let problems = desired.problems.iter().chain(&clashes);
+        let mut texts: Vec<String> = problems.map(ToString::to_string).collect();
+        keep(&mut self.clashes, &name, clashes);
         self.refused.remove(&name);
+        self.too_large.remove(&name);
+        if let Some(why) = &desired.too_large {
+            let text = format!("Service {name} is not updated: {why}");
+            texts.push(text.clone());
+            self.refused.insert(name.clone(), text);
+            self.too_large.insert(name.clone());
+            self.log(name, texts);
+            return (Vec::new(), Vec::new());
+        }
         self.conflicts.remove(&name);
         if drops(&desired) {
             self.dropping.insert(name.clone());
@@ -161,12 +185,9 @@ impl Reconciler {
         let mut health = desired.health;
         let (ops, retry) = match self.planner.plan(&desired, now) {
             Ok(planned) => {
-                let conflicts: Vec<String> =
-                    planned.conflicts.iter().map(ToString::to_string).collect();
-                texts.extend(conflicts.iter().map(|text| format!("Service {name}: {text}")));
-                if !conflicts.is_empty() {
-                    self.conflicts.insert(name.clone(), conflicts);
-                }
+                let told = planned.conflicts.iter().take(LOGGED_CONFLICTS);
+                texts.extend(told.map(|conflict| format!("Service {name}: {conflict}")));
+                keep(&mut self.conflicts, &name, planned.conflicts);
                 self.udp_gone |= is_udp(&desired) && planned.ops.iter().any(is_gone);
                 (planned.ops, planned.retry)
             }
@@ -219,11 +240,28 @@ impl Reconciler {
         self.refused.iter().map(|(name, text)| (name, text.as_str()))
     }
 
-    /// Frontends that services do not get, and why.
-    pub fn conflicts(&self) -> impl Iterator<Item = (&ObjectName, &str)> {
-        self.conflicts
-            .iter()
-            .flat_map(|(name, texts)| texts.iter().map(move |t| (name, t.as_str())))
+    /// Whether a Service is refused for being larger than any may be.
+    pub fn is_too_large(&self, name: &ObjectName) -> bool {
+        self.too_large.contains(name)
+    }
+
+    /// Frontends that services do not get, and who has them.
+    pub fn conflicts(&self) -> impl Iterator<Item = (&ObjectName, &Conflict)> {
+        self.conflicts.iter().flat_map(|(name, all)| all.iter().map(move |c| (name, c)))
+    }
+
+    /// What of services is not used because of other objects.
+    pub fn clashes(&self) -> impl Iterator<Item = (&ObjectName, &Problem)> {
+        self.clashes.iter().flat_map(|(name, all)| all.iter().map(move |p| (name, p)))
+    }
+}
+
+/// Remember what there is to say about a service; nothing is not kept.
+fn keep<T>(all: &mut BTreeMap<ObjectName, Vec<T>>, name: &ObjectName, new: Vec<T>) {
+    if new.is_empty() {
+        all.remove(name);
+    } else {
+        all.insert(name.clone(), new);
     }
 }
 

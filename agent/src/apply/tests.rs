@@ -224,7 +224,8 @@ fn a_released_address_goes_to_who_waited_for_it() {
         model.apply(slice(index, index + 1));
     }
     reconciler.round(&mut model, &mut store, Duration::ZERO).unwrap();
-    let conflicts: Vec<String> = reconciler.conflicts().map(|(_, text)| text.to_owned()).collect();
+    let conflicts: Vec<String> =
+        reconciler.conflicts().map(|(_, conflict)| conflict.to_string()).collect();
     assert!(conflicts.iter().any(|text| text.contains("192.0.2.1:30000")), "{conflicts:?}");
     model.apply(gone(0));
     reconciler.round(&mut model, &mut store, Duration::ZERO).unwrap();

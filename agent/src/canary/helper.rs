@@ -2,8 +2,8 @@
 //! the cgroup that is served, and asks it once a second to dial the canary's Service, behind which
 //! it listens itself.
 //!
-//! Told to begin, it says where it listens; then it answers each line it reads with a line: JSON, both. It ends when
-//! the agent closes its end, or ends.
+//! Told to begin, it says where it listens; then it answers each line it reads with a line: JSON,
+//! both. It ends when the agent closes its end, or ends.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Write};

@@ -31,6 +31,16 @@ pub enum Source {
     },
 }
 
+impl Source {
+    /// Addresses that the API server was said to have.
+    pub fn api_addresses(&self) -> Vec<IpAddr> {
+        let Self::Kubernetes { api_server: Some(url), .. } = self else { return Vec::new() };
+        let host = url.parse::<http::Uri>().ok().and_then(|url| url.host().map(str::to_owned));
+        let address = host.and_then(|host| host.trim_matches(['[', ']']).parse().ok());
+        address.into_iter().collect()
+    }
+}
+
 /// What is logged, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Log {

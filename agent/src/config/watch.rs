@@ -1,8 +1,8 @@
 //! Following the configuration file, on a thread of its own.
 //!
 //! inotify on the file's directory says when to look: a ConfigMap's mount replaces the link
-//! `..data` there, editors rename. What counts is what the file then says; it is also read once in a
-//! while, since inotify does not see what happens behind links, or on network file systems.
+//! `..data` there, editors rename. What counts is what the file then says; it is also read once in
+//! a while, since inotify does not see what happens behind links, or on network file systems.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};

@@ -4,9 +4,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
+/// Characters of the longest address there is, with room for leading zeros.
+const ADDRESS_CHARS_MAX: usize = 64;
+
 /// The address in `text`. Leading zeros are decimal, as the API server takes them.
 pub fn parse_address(text: &str) -> Option<IpAddr> {
     let text = text.trim();
+    if text.len() > ADDRESS_CHARS_MAX {
+        return None;
+    }
     if text.contains(':') {
         return text.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
     }
@@ -45,6 +51,7 @@ pub fn unusable(address: IpAddr) -> Option<&'static str> {
         return Some("a multicast address");
     }
     match address {
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => Some("an address of \"this network\" (0.0.0.0/8)"),
         IpAddr::V4(v4) if v4.is_link_local() => Some("a link-local address"),
         IpAddr::V4(v4) if v4.is_broadcast() => Some("the broadcast address"),
         IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("a link-local address"),
@@ -93,6 +100,7 @@ mod tests {
     fn special_addresses_are_unusable() {
         for text in [
             "0.0.0.0",
+            "0.1.2.3",
             "127.0.0.1",
             "127.9.9.9",
             "169.254.1.1",

@@ -1,11 +1,13 @@
 //! What one Service should look like on this node: the model's answer, the plan's question.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use millrace_common::address::{Address, Be16, Protocol, V4, V6};
 use millrace_common::frontend::{FrontendKey, Kind, flags};
 
+use super::admission::{Admission, Granted};
 use super::family::PerFamily;
 use super::node::Node;
 use super::problem::Problem;
@@ -17,6 +19,12 @@ use super::zones::Zones;
 use crate::settings::{self, NodePortAddresses};
 use crate::source::ObjectName;
 
+/// Frontends that one Service may ask for, of each family: its ports times its addresses. Both
+/// numbers are its author's, so their product must not be built before it is looked at.
+pub const SERVICE_FRONTENDS_MAX: usize = 65_536;
+/// Backends that one Service may have, of each family: endpoints, once per port.
+pub const SERVICE_BACKENDS_MAX: usize = 1 << 20;
+
 /// One Service on this node. No ports: it should not exist.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Desired {
@@ -26,8 +34,12 @@ pub struct Desired {
     pub ports: Vec<DesiredPort>,
     /// What load balancers are told about it, if they ask this node.
     pub health: Option<HealthCheck>,
-    /// Fields of it and of its slices that are not used.
+    /// Fields of it and of its slices that cannot be used, whatever else there is.
     pub problems: Vec<Problem>,
+    /// What of it is not used because of other objects.
+    pub clashes: Vec<Problem>,
+    /// It is larger than any Service may be, and not to be planned; why.
+    pub too_large: Option<String>,
 }
 
 /// A Service's healthCheckNodePort, and how many endpoints on this node are ready.
@@ -139,7 +151,14 @@ impl<A> DesiredFamily<A> {
 impl Desired {
     /// A Service that should not exist.
     pub const fn absent(service: ObjectName) -> Self {
-        Self { service, ports: Vec::new(), health: None, problems: Vec::new() }
+        Self {
+            service,
+            ports: Vec::new(),
+            health: None,
+            problems: Vec::new(),
+            clashes: Vec::new(),
+            too_large: None,
+        }
     }
 }
 
@@ -147,20 +166,80 @@ impl Desired {
 pub(super) struct View<'a> {
     pub(super) service: &'a Service,
     /// In the order of their names.
-    pub(super) slices: Vec<&'a Slice>,
+    pub(super) slices: Vec<(&'a Arc<ObjectName>, &'a Slice)>,
+    /// Which slices have which ports.
+    pub(super) joins: Joins<'a>,
     pub(super) node: &'a Node,
     pub(super) zones: &'a Zones,
     pub(super) policy: &'a settings::Policy,
+    pub(super) admission: Admission<'a>,
+}
+
+/// By name of a port: its protocol, which slice has it (by number), and which number it has there.
+type Joins<'a> = HashMap<&'a str, Vec<(Protocol, usize, Be16)>>;
+
+/// Which ports the slices have.
+pub(super) fn join<'a>(slices: &[(&'a Arc<ObjectName>, &'a Slice)]) -> Joins<'a> {
+    let mut joins: Joins<'a> = HashMap::new();
+    for (index, (_, slice)) in slices.iter().enumerate() {
+        for port in &slice.ports {
+            joins.entry(&port.name).or_default().push((port.protocol, index, port.port));
+        }
+    }
+    joins
 }
 
 impl View<'_> {
+    /// Why the Service is larger than one may be.
+    pub(super) fn too_large(&self) -> Option<String> {
+        let frontends = self.frontend_count::<V4>().max(self.frontend_count::<V6>());
+        if frontends > SERVICE_FRONTENDS_MAX {
+            return Some(format!(
+                "its ports times its addresses are {frontends} frontends; more than \
+                 {SERVICE_FRONTENDS_MAX} are not served: give it fewer externalIPs or ports, or \
+                 make several Services of it"
+            ));
+        }
+        let backends = self.backend_count::<V4>().max(self.backend_count::<V6>());
+        (backends > SERVICE_BACKENDS_MAX).then(|| {
+            format!(
+                "its ports times its endpoints are {backends} backends; more than \
+                 {SERVICE_BACKENDS_MAX} are not served: make several Services of it"
+            )
+        })
+    }
+
+    fn frontend_count<A: PerFamily>(&self) -> usize {
+        let Some(addresses) = A::addresses(self.service) else { return 0 };
+        let asked = 1 + addresses.external.len() + addresses.balancers.len();
+        let node = self.node.node_port_addresses::<A>(&self.policy.node_port_addresses).len()
+            + A::LOOPBACK.len();
+        let ports = &self.service.ports;
+        let with_node_port = ports.iter().filter(|port| port.node_port != 0).count();
+        asked.saturating_mul(ports.len()).saturating_add(node.saturating_mul(with_node_port))
+    }
+
+    fn backend_count<A: PerFamily>(&self) -> usize {
+        let joined = self.service.ports.iter().flat_map(|port| self.joined(port));
+        let count = |index: usize| A::endpoints(self.slices[index].1).len();
+        joined.fold(0_usize, |sum, (index, _)| sum.saturating_add(count(index)))
+    }
+
+    /// The slices that have the port, by their number, and its number in each.
+    fn joined(&self, port: &Port) -> impl Iterator<Item = (usize, Be16)> {
+        let protocol = port.protocol;
+        let named = self.joins.get(&*port.name).into_iter().flatten();
+        named.filter(move |join| join.0 == protocol).map(|(_, index, number)| (*index, *number))
+    }
+
     /// Ports that have an address to be served on.
     pub(super) fn ports(&self) -> Vec<DesiredPort> {
+        let (v4, v6) = (self.granted::<V4>(), self.granted::<V6>());
         let ports = self.service.ports.iter().map(|port| DesiredPort {
             name: port.name.to_string(),
             protocol: port.protocol,
-            v4: self.family(port),
-            v6: self.family(port),
+            v4: self.family(port, v4.as_ref()),
+            v6: self.family(port, v6.as_ref()),
         });
         let mut ports: Vec<DesiredPort> =
             ports.filter(|p| !p.v4.frontends.is_empty() || !p.v6.frontends.is_empty()).collect();
@@ -169,6 +248,10 @@ impl View<'_> {
             first.v6.frontends.extend(self.address());
         }
         ports
+    }
+
+    fn granted<A: PerFamily>(&self) -> Option<Granted<A>> {
+        A::addresses(self.service).map(|wanted| self.admission.grant(wanted, &self.slices))
     }
 
     /// What its healthCheckNodePort says.
@@ -185,8 +268,8 @@ impl View<'_> {
     /// do not count, though they serve on: that is how a load balancer learns to go elsewhere.
     fn local_ready<A: PerFamily>(&self) -> Option<usize> {
         A::addresses(self.service)?;
-        let slices = self.slices.iter().filter(|slice| !slice.ports.is_empty());
-        let endpoints = slices.flat_map(|slice| A::endpoints(slice));
+        let slices = self.slices.iter().filter(|(_, slice)| !slice.ports.is_empty());
+        let endpoints = slices.flat_map(|(_, slice)| A::endpoints(slice));
         let ready = endpoints.filter(|e| Facts(e.facts).has(fact::LOCAL | fact::READY));
         Some(ready.map(|endpoint| endpoint.address).collect::<BTreeSet<A>>().len())
     }
@@ -204,8 +287,8 @@ impl View<'_> {
         })
     }
 
-    fn family<A: PerFamily>(&self, port: &Port) -> DesiredFamily<A> {
-        let dialled = self.dialled::<A>(port);
+    fn family<A: PerFamily>(&self, port: &Port, granted: Option<&Granted<A>>) -> DesiredFamily<A> {
+        let dialled = self.dialled::<A>(port, granted);
         if dialled.is_empty() {
             return DesiredFamily::default();
         }
@@ -245,10 +328,17 @@ impl View<'_> {
     /// What clients dial for this port. When one address is of two kinds, that of the first kind
     /// here: a service address comes before the node's, and the kind that asks for a source range
     /// before the one that lets everybody in.
-    fn dialled<A: PerFamily>(&self, port: &Port) -> Vec<(FrontendKey<A>, Kind)> {
-        let Some(addresses) = A::addresses(self.service) else {
+    fn dialled<A: PerFamily>(
+        &self,
+        port: &Port,
+        granted: Option<&Granted<A>>,
+    ) -> Vec<(FrontendKey<A>, Kind)> {
+        let (Some(addresses), Some(granted)) = (A::addresses(self.service), granted) else {
             return Vec::new();
         };
+        let circles = |ip: &A| self.admission.circles(granted, *ip, port.port, port.protocol);
+        let balancers = granted.balancers.iter().copied();
+        let balancers: Vec<A> = balancers.filter(|ip| !circles(ip)).collect();
         let mut dialled = BTreeMap::new();
         let mut add = |number: u16, found: &[A], kind: Kind| {
             for address in found {
@@ -257,8 +347,8 @@ impl View<'_> {
             }
         };
         add(port.port, &[addresses.cluster], Kind::ClusterIp);
-        add(port.port, &addresses.balancers, Kind::LoadBalancer);
-        add(port.port, &addresses.external, Kind::ExternalIp);
+        add(port.port, &balancers, Kind::LoadBalancer);
+        add(port.port, &granted.external, Kind::ExternalIp);
         if port.node_port != 0 {
             let loopback: Vec<A> = A::LOOPBACK.iter().filter_map(|ip| A::from_ip(*ip)).collect();
             let which = &self.policy.node_port_addresses;
@@ -308,28 +398,18 @@ impl View<'_> {
     /// terminates and had the same address before it.
     fn endpoints<A: PerFamily>(&self, port: &Port) -> BTreeMap<BackendAddress<A>, Facts> {
         let mut found = BTreeMap::new();
-        for slice in &self.slices {
-            let same = slice.ports.iter().filter(|p| p.protocol == port.protocol);
-            for slice_port in same.filter(|p| p.name == port.name) {
-                self.add_endpoints(slice, slice_port.port, &mut found);
+        for (index, number) in self.joined(port) {
+            let (name, slice) = self.slices[index];
+            for endpoint in A::endpoints(slice) {
+                let place = BackendAddress { address: endpoint.address, port: number };
+                let facts = Facts(endpoint.facts | self.zone_facts(endpoint.zones));
+                let is_new = !facts.has(fact::TERMINATING) || !found.contains_key(&place);
+                if is_new && self.admission.admits(place.address, number, port.protocol, name) {
+                    found.insert(place, facts);
+                }
             }
         }
         found
-    }
-
-    fn add_endpoints<A: PerFamily>(
-        &self,
-        slice: &Slice,
-        port: Be16,
-        found: &mut BTreeMap<BackendAddress<A>, Facts>,
-    ) {
-        for endpoint in A::endpoints(slice) {
-            let place = BackendAddress { address: endpoint.address, port };
-            let facts = Facts(endpoint.facts | self.zone_facts(endpoint.zones));
-            if !facts.has(fact::TERMINATING) || !found.contains_key(&place) {
-                found.insert(place, facts);
-            }
-        }
     }
 
     fn zone_facts(&self, set: u16) -> u8 {

@@ -3,7 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use millrace_common::address::{Address, V4, V6};
+use millrace_common::node::{Prefix, SERVICE_CIDRS};
 
+use super::networks::Apart;
+use super::registry::{Registry, Taken};
 use super::service::{Addresses, Service};
 use super::slice::{Endpoint, Endpoints, Slice};
 
@@ -24,6 +27,10 @@ pub(super) trait PerFamily: Address {
     fn addresses(service: &Service) -> Option<&Addresses<Self>>;
     /// The slice's endpoints, if they are of this family.
     fn endpoints(slice: &Slice) -> &[Endpoint<Self>];
+    /// The registry's addresses of this family.
+    fn taken(registry: &Registry) -> &Taken<Self>;
+    /// The ServiceCIDRs of this family that are told apart.
+    fn service_cidrs(networks: &Apart) -> &[Prefix<Self>; SERVICE_CIDRS];
 }
 
 /// A number of bits of an address, at most 128.
@@ -58,6 +65,12 @@ impl PerFamily for V4 {
             Endpoints::V6(_) => &[],
         }
     }
+    fn taken(registry: &Registry) -> &Taken<Self> {
+        registry.v4()
+    }
+    fn service_cidrs(networks: &Apart) -> &[Prefix<Self>; SERVICE_CIDRS] {
+        &networks.v4
+    }
 }
 
 impl PerFamily for V6 {
@@ -86,5 +99,11 @@ impl PerFamily for V6 {
             Endpoints::V4(_) => &[],
             Endpoints::V6(endpoints) => endpoints,
         }
+    }
+    fn taken(registry: &Registry) -> &Taken<Self> {
+        registry.v6()
+    }
+    fn service_cidrs(networks: &Apart) -> &[Prefix<Self>; SERVICE_CIDRS] {
+        &networks.v6
     }
 }

@@ -5,6 +5,8 @@
 //! there last stays in force. Only with a Kubernetes API as the source: who deletes it from a
 //! directory of manifests means it.
 
+use std::sync::Arc;
+
 use super::desired::Desired;
 use super::service::Service;
 use super::slice::Slice;
@@ -19,11 +21,18 @@ fn is_api_server(name: &ObjectName) -> bool {
     name.namespace == NAMESPACE && name.name == NAME
 }
 
+/// A Service and its slices, with their names.
+struct Good {
+    name: Arc<ObjectName>,
+    service: Service,
+    slices: Vec<(Arc<ObjectName>, Slice)>,
+}
+
 /// What was there last.
 #[derive(Default)]
 pub(super) struct Guard {
     on: bool,
-    good: Option<(Service, Vec<Slice>)>,
+    good: Option<Good>,
     /// The maps may have rows of it from an earlier run.
     may_have_rows: bool,
 }
@@ -31,7 +40,7 @@ pub(super) struct Guard {
 impl Guard {
     /// The Service as it was when there was something behind it.
     pub(super) fn service(&self) -> Option<&Service> {
-        self.good.as_ref().map(|(service, _)| service).filter(|_| self.on)
+        self.good.as_ref().map(|good| &good.service).filter(|_| self.on)
     }
 
     /// The maps know a Service of that name.
@@ -56,18 +65,21 @@ impl Model {
             return;
         }
         let Some(entry) = self.services.get(name) else { return };
-        let slices = entry.slices.iter().filter_map(|slice| self.slices.get(slice));
-        let slices = slices.map(|seen| seen.object.clone()).collect();
-        self.guard.good = entry.service.clone().map(|service| (service, slices));
+        let slices = entry.slices.iter().filter_map(|slice| self.slices.get_key_value(slice));
+        let slices = slices.map(|(name, seen)| (Arc::clone(name), seen.object.clone())).collect();
+        let name = Arc::new(name.clone());
+        let good = entry.service.clone().map(|service| Good { name, service, slices });
+        self.guard.good = good;
     }
 
     /// What is served instead, if nothing is behind it.
     pub(super) fn guarded(&self, desired: Desired) -> Desired {
-        let Some((service, slices)) = &self.guard.good else { return desired };
+        let Some(Good { name, service, slices }) = &self.guard.good else { return desired };
         if !self.guard.on || !is_api_server(&desired.service) || has_backends(&desired) {
             return desired;
         }
-        let ports = self.view(service, slices.iter().collect()).ports();
+        let slices = slices.iter().map(|(name, slice)| (name, slice)).collect();
+        let ports = self.view(name, service, slices).ports();
         Desired { ports, ..desired }
     }
 

@@ -7,40 +7,47 @@
 //! endpoints by the rules of [`topology`].
 
 pub mod address;
+mod admission;
+mod conditions;
 pub mod desired;
 mod family;
 mod guard;
 mod health;
+mod identity;
+mod marks;
+mod names;
 pub mod networks;
 mod node;
 mod policy;
 pub mod problem;
+mod registry;
 mod service;
 mod slice;
 pub mod sources;
 #[cfg(test)]
 mod tests;
 pub mod topology;
+mod view;
 mod zones;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use self::desired::{Desired, View};
+use self::desired::Desired;
 use self::guard::Guard;
+use self::identity::Age;
+use self::names::canonical;
 use self::networks::{Networks, ServiceNetworks};
+use self::node::Node;
 pub use self::node::NodeFacts;
-use self::node::{Changed, Node};
 use self::problem::{Problem, Reading};
+use self::registry::Registry;
 use self::service::Service;
 use self::slice::{Context, Slice};
 use self::zones::Zones;
 use crate::settings::Policy;
 use crate::source::{Event, Kind, Object, ObjectName, slim};
-
-/// What manifests that leave out the namespace mean.
-const DEFAULT_NAMESPACE: &str = "default";
 
 /// Everything known about Services, in compact form.
 pub struct Model {
@@ -49,6 +56,10 @@ pub struct Model {
     node: Node,
     zones: Zones,
     networks: Networks,
+    registry: Registry,
+    /// Addresses of the API server: those that the agent was told, and those of its endpoints.
+    api_given: Vec<IpAddr>,
+    api_servers: BTreeSet<IpAddr>,
     services: HashMap<Arc<ObjectName>, Entry>,
     slices: HashMap<Arc<ObjectName>, Seen<Slice>>,
     service_list: ListState,
@@ -73,6 +84,10 @@ struct Entry {
     service: Option<Service>,
     /// The list the Service was last seen in.
     list: u32,
+    /// Its uid; 0: not known.
+    uid: u128,
+    /// When it was created, in an order; unknown: last.
+    age: Age,
     /// Names of its slices, sorted.
     slices: Vec<Arc<ObjectName>>,
 }
@@ -103,6 +118,9 @@ impl Model {
             node,
             zones: Zones::new(),
             networks: Networks::new(),
+            registry: Registry::default(),
+            api_given: Vec::new(),
+            api_servers: BTreeSet::new(),
             services: HashMap::new(),
             slices: HashMap::new(),
             service_list: ListState::default(),
@@ -133,8 +151,8 @@ impl Model {
             Event::Apply(Object::EndpointSlice(object)) => self.apply_slice(&object),
             Event::Apply(Object::Node(object)) => self.apply_node(&object),
             Event::Apply(Object::ServiceCidr(object)) => self.apply_cidr(&object),
-            Event::Delete(kind, name) => self.delete(kind, &scoped(kind, name)),
-            Event::Keep(kind, name) => self.keep(kind, &scoped(kind, name)),
+            Event::Delete(kind, name) => self.delete(kind, &canonical(kind, name)),
+            Event::Keep(kind, name) => self.keep(kind, &canonical(kind, name)),
             Event::Condition { key, message: Some(message) } => {
                 self.source_conditions.insert(key, message);
             }
@@ -177,10 +195,25 @@ impl Model {
         self.node.is_known().then(|| self.node.facts())
     }
 
-    /// Services whose desired state may have changed, in the order of their names; they are clean
-    /// from now on.
+    /// Services whose desired state may have changed, the oldest first; they are clean from now on.
     pub fn take_dirty(&mut self) -> Vec<ObjectName> {
-        std::mem::take(&mut self.dirty).into_iter().map(Arc::unwrap_or_clone).collect()
+        let dirty = std::mem::take(&mut self.dirty).into_iter();
+        let mut names: Vec<_> = dirty.map(Arc::unwrap_or_clone).collect();
+        self.oldest_first(&mut names);
+        names
+    }
+
+    /// In the order of their age, and of their names where that is the same: of several that want
+    /// what nobody has yet, the first one gets it, on every node the same.
+    pub fn oldest_first(&self, names: &mut [ObjectName]) {
+        let age = |name: &ObjectName| self.services.get(name).map(|entry| entry.age);
+        names.sort_by_cached_key(|name| (age(name).unwrap_or_default(), name.clone()));
+    }
+
+    /// Addresses that the API server is reached at: nobody may claim them.
+    pub fn set_api_servers(&mut self, addresses: Vec<IpAddr>) {
+        self.api_given = addresses;
+        self.update_api_servers();
     }
 
     /// Have a Service looked at again.
@@ -205,66 +238,10 @@ impl Model {
         self.unreadable.contains_key(name) || self.keeps_rows(name)
     }
 
-    /// What a Service should look like on this node. No ports: it should not exist.
-    pub fn desired(&self, name: &ObjectName) -> Desired {
-        if let Some(internal) = self.internal.get(name) {
-            return internal.clone();
-        }
-        let desired = self.known(name);
-        self.guarded(desired)
-    }
-
-    /// What follows from what is known of a Service.
-    fn known(&self, name: &ObjectName) -> Desired {
-        let mut desired = Desired::absent(name.clone());
-        let Some((name, entry)) = self.services.get_key_value(name) else {
-            return desired;
-        };
-        let Some(service) = &entry.service else {
-            return desired;
-        };
-        desired.problems.extend(self.problems_of(Kind::Service, name));
-        for slice in &entry.slices {
-            desired.problems.extend(self.problems_of(Kind::EndpointSlice, slice));
-        }
-        let slices = entry.slices.iter().filter_map(|name| self.slices.get(name));
-        let view = self.view(service, slices.map(|seen| &seen.object).collect());
-        desired.ports = view.ports();
-        desired.health = view.health();
-        desired
-    }
-
-    const fn view<'a>(&'a self, service: &'a Service, slices: Vec<&'a Slice>) -> View<'a> {
-        View { service, slices, node: &self.node, zones: &self.zones, policy: &self.policy }
-    }
-
     /// Where ClusterIPs are; to be in force before what is planned for them. Nothing before all
     /// Services are known: one not known yet must not be dropped for being in a ServiceCIDR.
     pub fn service_networks(&self) -> Option<ServiceNetworks> {
         self.is_synced().then(|| self.networks.of_services())
-    }
-
-    /// What a person should know: unusable fields of objects, and what the sources say about
-    /// themselves. Key: what it is about; value: what is wrong and how to mend it.
-    pub fn conditions(&self) -> BTreeMap<String, String> {
-        let problems = self.problems.values().flatten();
-        let mut conditions: BTreeMap<String, String> =
-            problems.map(|problem| (problem.key(), problem.message())).collect();
-        if self.node_list_complete && !self.node.is_known() {
-            let (key, message) = self.unknown_node();
-            conditions.insert(key, message);
-        }
-        conditions.extend(self.networks.condition());
-        conditions.extend(self.useless_node_port_networks());
-        conditions.extend(self.guard_condition());
-        let sources = self.source_conditions.iter();
-        conditions.extend(sources.map(|(key, message)| (key.clone(), message.clone())));
-        conditions
-    }
-
-    fn problems_of(&self, kind: Kind, name: &Arc<ObjectName>) -> impl Iterator<Item = Problem> {
-        let problems = self.problems.get(&(kind, Arc::clone(name)));
-        problems.into_iter().flatten().cloned()
     }
 
     fn list_mut(&mut self, kind: Kind) -> Option<&mut ListState> {
@@ -284,6 +261,8 @@ impl Model {
             if !self.node_listed {
                 self.node.is_gone();
             }
+            let changed = self.node.listed();
+            self.mark_after(changed);
         }
         let Some(list) = self.list_mut(kind) else { return };
         list.complete = true;
@@ -317,7 +296,10 @@ impl Model {
         match kind {
             Kind::Service => self.store_service(&name, None),
             Kind::EndpointSlice => self.store_slice(&name, None),
-            Kind::ServiceCidr => self.networks.remove(&name),
+            Kind::ServiceCidr => {
+                let before = self.networks.remove(&name);
+                self.mark_after_cidrs(before);
+            }
             Kind::Node if name.name == self.node_name => return self.node.is_gone(),
             Kind::Node => return,
         }
@@ -343,7 +325,7 @@ impl Model {
     }
 
     fn apply_service(&mut self, object: &slim::Service) {
-        let name = scoped(Kind::Service, object.metadata.object_name());
+        let name = canonical(Kind::Service, object.metadata.object_name());
         let name = self.shared(Kind::Service, &name);
         let mut reading = Reading::new(Kind::Service, Arc::clone(&name));
         let service = Service::read(object, &name, &self.policy.external_ips, &mut reading);
@@ -351,6 +333,10 @@ impl Model {
         let problems = reading.finish();
         let service = service.or_else(|| (!problems.is_empty()).then(Service::default));
         self.store_service(&name, service);
+        if let Some(entry) = self.services.get_mut(&name) {
+            entry.uid = identity::uid(&object.metadata.uid);
+            entry.age = Age::of(&object.metadata.creation_timestamp);
+        }
         self.store_problems(Kind::Service, name, problems);
     }
 
@@ -364,15 +350,18 @@ impl Model {
             if let Some(service) = &service {
                 self.networks.cover(service);
             }
-            entry.service = service;
+            let old = std::mem::replace(&mut entry.service, service);
+            let new = entry.service.as_ref();
+            let touched = self.registry.replace_service(name, old.as_ref(), new);
             self.dirty.insert(Arc::clone(name));
+            self.mark_touched(touched);
         }
         self.drop_if_empty(name);
         self.remember_good(name);
     }
 
     fn apply_slice(&mut self, object: &slim::EndpointSlice) {
-        let name = scoped(Kind::EndpointSlice, object.metadata.object_name());
+        let name = canonical(Kind::EndpointSlice, object.metadata.object_name());
         let Some(service) = slice::service_of(object, &name.namespace) else {
             return self.delete(Kind::EndpointSlice, &name);
         };
@@ -397,14 +386,21 @@ impl Model {
             }
             _ => {}
         }
-        if let Some(old) = self.slices.remove(name) {
-            self.unlink(&old.object.service, name);
+        let old = self.slices.remove(name).map(|old| old.object);
+        let touched = self.registry.replace_slice(old.as_ref(), slice.as_ref());
+        self.mark_touched(touched);
+        let services = [&old, &slice].map(|s| s.as_ref().map(|s| Arc::clone(&s.service)));
+        if let Some(service) = &services[0] {
+            self.unlink(service, name);
         }
         if let Some(object) = slice {
             let service = Arc::clone(&object.service);
             self.link(&service, name);
             self.slices.insert(Arc::clone(name), Seen { object, list });
             self.remember_good(&service);
+        }
+        if services.iter().flatten().any(|service| marks::is_api(service)) {
+            self.update_api_servers();
         }
     }
 
@@ -446,21 +442,11 @@ impl Model {
     }
 
     fn apply_cidr(&mut self, object: &slim::ServiceCidr) {
-        let name = Arc::new(scoped(Kind::ServiceCidr, object.metadata.object_name()));
+        let name = Arc::new(canonical(Kind::ServiceCidr, object.metadata.object_name()));
         let mut reading = Reading::new(Kind::ServiceCidr, Arc::clone(&name));
-        self.networks.apply(object, &name, self.cidr_list.number, &mut reading);
+        let before = self.networks.apply(object, &name, self.cidr_list.number, &mut reading);
+        self.mark_after_cidrs(before);
         self.store_problems(Kind::ServiceCidr, name, reading.finish());
-    }
-
-    fn mark_after(&mut self, changed: Changed) {
-        let touched = |entry: &Entry| {
-            let service = entry.service.as_ref();
-            changed.zone || (changed.addresses && service.is_some_and(Service::depends_on_node))
-        };
-        if changed != Changed::default() {
-            let names = self.services.iter().filter(|(_, entry)| touched(entry));
-            self.dirty.extend(names.map(|(name, _)| Arc::clone(name)));
-        }
     }
 
     fn store_problems(&mut self, kind: Kind, name: Arc<ObjectName>, problems: Box<[Problem]>) {
@@ -480,14 +466,4 @@ impl Model {
         };
         known.map_or_else(|| Arc::new(name.clone()), Arc::clone)
     }
-}
-
-/// The name in the namespace that is meant: none, if the kind has none.
-fn scoped(kind: Kind, mut name: ObjectName) -> ObjectName {
-    if !kind.is_namespaced() {
-        name.namespace.clear();
-    } else if name.namespace.is_empty() {
-        name.namespace.push_str(DEFAULT_NAMESPACE);
-    }
-    name
 }

@@ -48,11 +48,30 @@ pub(super) struct Networks {
     v6: Prefix<V6>,
     /// ServiceCIDR objects, with the list each was last seen in.
     cidrs: BTreeMap<Arc<ObjectName>, (Box<[IpNetwork]>, u32)>,
+    /// The networks of these that are told apart.
+    apart: Apart,
+}
+
+/// ServiceCIDRs that are told apart, of both families.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct Apart {
+    pub(super) v4: [Prefix<V4>; SERVICE_CIDRS],
+    pub(super) v6: [Prefix<V6>; SERVICE_CIDRS],
+}
+
+impl Apart {
+    const NONE: Self =
+        Self { v4: [Prefix::NONE; SERVICE_CIDRS], v6: [Prefix::NONE; SERVICE_CIDRS] };
+
+    /// Whether the address is in one of them.
+    pub(super) fn contains<A: PerFamily>(&self, address: A) -> bool {
+        A::service_cidrs(self).iter().any(|cidr| cidr.contains(address))
+    }
 }
 
 impl Networks {
     pub(super) const fn new() -> Self {
-        Self { v4: Prefix::NONE, v6: Prefix::NONE, cidrs: BTreeMap::new() }
+        Self { v4: Prefix::NONE, v6: Prefix::NONE, cidrs: BTreeMap::new(), apart: Apart::NONE }
     }
 
     /// A Service is there.
@@ -71,20 +90,33 @@ impl Networks {
         services.for_each(|service| self.cover(service));
     }
 
-    /// A ServiceCIDR is as given.
+    /// A ServiceCIDR is as given. Those that were told apart until now, if that changes them.
     pub(super) fn apply(
         &mut self,
         object: &slim::ServiceCidr,
         name: &Arc<ObjectName>,
         list: u32,
         reading: &mut Reading,
-    ) {
+    ) -> Option<Apart> {
         self.cidrs.insert(Arc::clone(name), (read(object, reading), list));
+        self.tell_apart()
     }
 
-    /// A ServiceCIDR is gone.
-    pub(super) fn remove(&mut self, name: &ObjectName) {
+    /// A ServiceCIDR is gone. Likewise.
+    pub(super) fn remove(&mut self, name: &ObjectName) -> Option<Apart> {
         self.cidrs.remove(name);
+        self.tell_apart()
+    }
+
+    fn tell_apart(&mut self) -> Option<Apart> {
+        let new = Apart { v4: self.first_cidrs(), v6: self.first_cidrs() };
+        let old = std::mem::replace(&mut self.apart, new);
+        (old != new).then_some(old)
+    }
+
+    /// ServiceCIDRs that are told apart.
+    pub(super) const fn apart(&self) -> &Apart {
+        &self.apart
     }
 
     /// A ServiceCIDR is in this list, as it was.
@@ -103,8 +135,8 @@ impl Networks {
     /// As the packet path needs them.
     pub(super) fn of_services(&self) -> ServiceNetworks {
         ServiceNetworks {
-            v4: FamilyNetworks { hull: self.v4, cidrs: self.first_cidrs() },
-            v6: FamilyNetworks { hull: self.v6, cidrs: self.first_cidrs() },
+            v4: FamilyNetworks { hull: self.v4, cidrs: self.apart.v4 },
+            v6: FamilyNetworks { hull: self.v6, cidrs: self.apart.v6 },
         }
     }
 

@@ -21,6 +21,8 @@ const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 pub(super) struct Node {
     /// The Node object was seen.
     known: bool,
+    /// A list of Nodes was complete.
+    listed: bool,
     /// Load balancers may send to it: it is there, and is not about to go.
     eligible: bool,
     pub(super) zone: Option<Box<str>>,
@@ -81,14 +83,39 @@ impl Node {
         let label = object.metadata.labels.get(ZONE).filter(|zone| !zone.is_empty());
         let zone: Option<Box<str>> = label.map(|zone| zone.as_str().into());
         let internal = internal_addresses(&object.status.addresses, reading);
-        let changed = Changed { zone: zone != self.zone, addresses: internal != self.internal };
+        let facts = NodeFacts::read(object);
+        let addresses = internal != self.internal || facts != self.facts || !self.known;
+        let changed = Changed { zone: zone != self.zone, addresses };
         self.known = true;
         let is_leaving = object.spec.taints.iter().any(|taint| taint.key == TO_BE_DELETED);
         self.eligible = object.metadata.deletion_timestamp.is_none() && !is_leaving;
         self.zone = zone;
         self.internal = internal;
-        self.facts = NodeFacts::read(object);
+        self.facts = facts;
         changed
+    }
+
+    /// It is known whether there is a Node object.
+    pub(super) fn listed(&mut self) -> Changed {
+        let changed = Changed { zone: false, addresses: !self.listed && !self.known };
+        self.listed = true;
+        changed
+    }
+
+    /// Whether it is an address of this node's own. Those that the Node object names: a load
+    /// balancer's address may well be on an interface of the node that it has chosen. Without any,
+    /// those of the interfaces.
+    pub(super) fn owns(&self, address: IpAddr) -> bool {
+        let NodeFacts { internal, external, .. } = &self.facts;
+        if internal.is_empty() && external.is_empty() {
+            return self.listed && self.interfaces.contains(&address);
+        }
+        internal.contains(&address) || external.contains(&address)
+    }
+
+    /// Where its pods' addresses are.
+    pub(super) fn pod_cidrs(&self) -> &[IpNetwork] {
+        &self.facts.pod_cidrs
     }
 
     /// What the packet path uses of the object; the primary address comes first.

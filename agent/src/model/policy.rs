@@ -15,6 +15,10 @@ impl Model {
         if !same_node_ports {
             self.mark_after(Changed { zone: false, addresses: true });
         }
+        if policy.detect_local != self.policy.detect_local {
+            // Networks of pods, which nobody may ask for.
+            self.mark_askers();
+        }
         let lists_anew = policy.external_ips != self.policy.external_ips;
         self.policy = policy;
         lists_anew

@@ -80,6 +80,13 @@ impl Reading {
         });
     }
 
+    /// Something about `field` is refused; said once, however often it is found.
+    pub(super) fn skip_once(&mut self, field: String, fix: String) {
+        if !self.problems.iter().any(|problem| problem.field == field && problem.fix == fix) {
+            self.skip(field, "", fix);
+        }
+    }
+
     /// The problems, with the number of those left out.
     pub(super) fn finish(mut self) -> Box<[Problem]> {
         if self.left_out > 0 {

@@ -1,5 +1,6 @@
 //! Services, cut down to what planning reads.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -8,6 +9,7 @@ use millrace_common::service::ServiceRow;
 
 use super::address::{parse_address, parse_range, unusable};
 use super::family::PerFamily;
+use super::names::{is_plain, is_unusable};
 use super::problem::Reading;
 use super::slice::family_name;
 use crate::settings::ExternalIps;
@@ -58,12 +60,19 @@ pub(super) struct Port {
 }
 
 impl Service {
-    /// Whether anything of it depends on the node's addresses: where NodePorts are, and whether
-    /// source ranges let the node in.
+    /// Whether it asks for addresses that may be somebody else's.
+    fn asks_for_addresses(&self) -> bool {
+        let asks_v4 = |a: &Addresses<V4>| !a.external.is_empty() || !a.balancers.is_empty();
+        let asks_v6 = |a: &Addresses<V6>| !a.external.is_empty() || !a.balancers.is_empty();
+        self.v4.as_deref().is_some_and(asks_v4) || self.v6.as_deref().is_some_and(asks_v6)
+    }
+
+    /// Whether anything of it depends on the node's addresses: where NodePorts are, whether source
+    /// ranges let the node in, and whether it asks for one of them.
     pub(super) fn depends_on_node(&self) -> bool {
         let v4 = self.v4.as_ref().is_some_and(|found| !found.ranges.is_empty());
         let v6 = self.v6.as_ref().is_some_and(|found| !found.ranges.is_empty());
-        v4 || v6 || self.ports.iter().any(|port| port.node_port != 0)
+        v4 || v6 || self.asks_for_addresses() || self.ports.iter().any(|port| port.node_port != 0)
     }
 
     /// The compact form, or nothing if the Service is not for us to serve. What cannot be used is
@@ -84,12 +93,19 @@ impl Service {
             reading.skip("spec.clusterIP", "", fix);
             return None;
         }
+        if is_unusable(name) {
+            let fix = "not a name that Kubernetes allows: the Service is not served; use lower \
+                       case letters, digits and hyphens";
+            reading.skip("metadata.name", "", fix);
+            return None;
+        }
         if ServiceRow::new(&name.namespace, &name.name, "", 0).is_none() {
             let fix = "longer than Kubernetes allows: the Service is not served; use at most 63 \
                        characters for the name and for the namespace";
             reading.skip("metadata.name", "", fix);
             return None;
         }
+        check_kinds(spec, reading);
         let lists = Lists::read(object, external_ips, reading);
         Some(Self {
             v4: lists.family(spec, reading).map(Box::new),
@@ -101,6 +117,22 @@ impl Service {
             affinity_secs: affinity_secs(spec, reading),
             health_check_port: health_check_port(spec, reading),
         })
+    }
+}
+
+/// Words of enumerations that we do not know. What depends on them is not served, or served as if
+/// they were not there.
+fn check_kinds(spec: &ServiceSpec, reading: &mut Reading) {
+    if !["", "ClusterIP", "NodePort", "LoadBalancer"].contains(&spec.type_.as_str()) {
+        let fix = "not a type: what the other fields ask for is served, without \
+                   externalTrafficPolicy; use ClusterIP, NodePort or LoadBalancer";
+        reading.skip("spec.type", &spec.type_, fix);
+    }
+    for (index, family) in spec.ip_families.iter().enumerate() {
+        if !["IPv4", "IPv6"].contains(&family.as_str()) {
+            let fix = "not an IP family: its address is not served; use IPv4 or IPv6";
+            reading.skip(format!("spec.ipFamilies[{index}]"), family, fix);
+        }
     }
 }
 
@@ -245,10 +277,19 @@ fn read_ranges(spec: &ServiceSpec, reading: &mut Reading) -> Vec<IpNetwork> {
     ranges
 }
 
+/// What earlier ports of the Service have. Sets, because nothing limits their number.
+#[derive(Default)]
+struct Seen<'a> {
+    names: HashSet<(Protocol, &'a str)>,
+    numbers: HashSet<(Protocol, u16)>,
+    node_ports: HashSet<(Protocol, u16)>,
+}
+
 fn read_ports(ports: &[slim::ServicePort], reading: &mut Reading) -> Box<[Port]> {
     let mut kept: Vec<Port> = Vec::with_capacity(ports.len());
+    let mut seen = Seen::default();
     for (index, port) in ports.iter().enumerate() {
-        match read_port(port, &kept, index, reading) {
+        match read_port(port, &mut seen, index, reading) {
             Ok(port) => kept.push(port),
             Err((field, value, fix)) => {
                 let fix = format!("{fix}: this port is not served, the others are");
@@ -262,9 +303,9 @@ fn read_ports(ports: &[slim::ServicePort], reading: &mut Reading) -> Box<[Port]>
 /// Field, value and what is wrong with it.
 type BadPort = (&'static str, String, &'static str);
 
-fn read_port(
-    port: &slim::ServicePort,
-    before: &[Port],
+fn read_port<'a>(
+    port: &'a slim::ServicePort,
+    seen: &mut Seen<'a>,
     index: usize,
     reading: &mut Reading,
 ) -> Result<Port, BadPort> {
@@ -279,17 +320,20 @@ fn read_port(
     if ServiceRow::new("", "", name, 0).is_none() {
         return Err(("name", name.into(), "longer than Kubernetes allows; use 63 characters"));
     }
-    let same = |other: &&Port| other.protocol == protocol;
-    if before.iter().filter(same).any(|other| *other.name == *name) {
+    if !is_plain(name) {
+        let fix = "not a name that Kubernetes allows; use letters, digits and hyphens";
+        return Err(("name", name.into(), fix));
+    }
+    if seen.names.contains(&(protocol, name)) {
         return Err(("name", name.into(), "the name of an earlier port; give each its own"));
     }
-    if before.iter().filter(same).any(|other| other.port == number) {
+    if !seen.numbers.insert((protocol, number)) {
         return Err(("port", number.to_string(), "the number of an earlier port; use another"));
     }
-    let taken =
-        |node_port: u16| before.iter().filter(same).any(|other| other.node_port == node_port);
+    seen.names.insert((protocol, name));
     let node_port = match u16::try_from(port.node_port) {
-        Ok(number) if number == 0 || !taken(number) => number,
+        Ok(0) => 0,
+        Ok(number) if seen.node_ports.insert((protocol, number)) => number,
         _ => {
             let fix = "not a port number, or an earlier port's: there is no NodePort; use 1 to \
                        65535, each once";

@@ -6,11 +6,12 @@ use millrace_common::address::{Be16, Family, Protocol, V4, V6};
 
 use super::address::{parse_address, unusable};
 use super::family::PerFamily;
+use super::names::canonical;
 use super::problem::Reading;
 use super::service::protocol;
 use super::topology::fact;
 use super::zones::{ZoneSet, Zones};
-use crate::source::{ObjectName, slim};
+use crate::source::{Kind, ObjectName, slim};
 
 /// The label that names the Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -64,7 +65,7 @@ pub(super) fn service_of(object: &slim::EndpointSlice, namespace: &str) -> Optio
         return None;
     }
     let name = labels.get(SERVICE_NAME).filter(|name| !name.is_empty())?;
-    Some(ObjectName::new(namespace, name.as_str()))
+    Some(canonical(Kind::Service, ObjectName::new(namespace, name.as_str())))
 }
 
 impl Slice {
@@ -131,8 +132,8 @@ fn read_endpoints<A: PerFamily>(
             }
         };
         let zones = context.zones.intern(&endpoint.hints.for_zones).unwrap_or_else(|| {
-            let fix = "too many different sets of zones since the start: the hint is skipped; use \
-                       fewer zones and restart the agent";
+            let fix = "more zones than are kept, or names longer than 63 characters: the hint is \
+                       skipped; use fewer and shorter ones, and restart the agent";
             context.reading.skip(format!("endpoints[{index}].hints.forZones"), "", fix);
             0
         });

@@ -8,8 +8,14 @@ use crate::source::slim::Hint;
 /// A set of zones; 0 is the empty one: no hint.
 pub(super) type ZoneSet = u16;
 
-/// All sets ever seen. There are as many as a cluster has zones, and a few combinations; sets past
-/// 65 535 are not taken.
+/// Sets that are kept. There are as many as a cluster has zones, and a few combinations.
+const SETS_MAX: usize = 4096;
+/// Zones of one set; the API allows 8.
+const SET_ZONES_MAX: usize = 64;
+/// Bytes of a zone's name: those of a label's value. No node is in a zone with a longer one.
+const ZONE_BYTES_MAX: usize = 63;
+
+/// All sets ever seen; they are never forgotten, hence the bounds.
 pub(super) struct Zones {
     sets: Vec<Arc<[Box<str>]>>,
     index: HashMap<Arc<[Box<str>]>, ZoneSet>,
@@ -26,11 +32,18 @@ impl Zones {
         if hints.is_empty() {
             return Some(0);
         }
+        let too_long = hints.iter().any(|hint| hint.name.len() > ZONE_BYTES_MAX);
+        if hints.len() > SET_ZONES_MAX || too_long {
+            return None;
+        }
         let mut names: Vec<Box<str>> = hints.iter().map(|hint| hint.name.as_str().into()).collect();
         names.sort_unstable();
         names.dedup();
         if let Some(set) = self.index.get(names.as_slice()) {
             return Some(*set);
+        }
+        if self.sets.len() >= SETS_MAX {
+            return None;
         }
         let set = ZoneSet::try_from(self.sets.len()).ok()?;
         let names: Arc<[Box<str>]> = names.into();

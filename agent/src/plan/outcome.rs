@@ -31,6 +31,19 @@ pub struct Conflict {
     pub owned_as: Kind,
 }
 
+impl Conflict {
+    /// The same for the owner: what `loser` wants of it.
+    pub fn for_owner(&self, loser: &ObjectName) -> String {
+        let Self { frontend, wanted_as, owned_as, .. } = self;
+        format!(
+            "{frontend}, its {}, is wanted by Service {loser} as {} too, which does not get it; \
+             change the address or the port of one of the two",
+            owned_as.name(),
+            wanted_as.name()
+        )
+    }
+}
+
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { frontend, wanted_as, owner, owned_as } = self;

@@ -3,36 +3,46 @@
 use std::time::SystemTime;
 
 use super::Agent;
+use crate::complaints::{self, Complaint};
 use crate::config::Effective;
 use crate::packet_path::PacketPath;
 use crate::report::{Condition, Report, Severity};
 
 impl Agent {
+    /// Write the report, if it says anything new.
+    pub(super) fn tell(&mut self) {
+        let objects = complaints::of_objects(&self.model, &self.reconciler);
+        let servers = self.serving.conditions();
+        let servers = complaints::of_servers(&self.model, &self.report.node_name, &servers);
+        let notices = servers.into_iter().chain(complaints::notices(&self.model, &objects));
+        self.recorder.standing(notices.collect());
+        self.report.conditions = self.conditions(objects);
+        self.report.canary = self.serving.scores();
+        self.report.repaired_device_hooks = self.packet_path.repaired();
+        let json = self.report.to_json();
+        if self.reported.as_ref() == Some(&json) {
+            return;
+        }
+        match self.object.store.set_report(&json) {
+            Ok(()) => self.reported = Some(json),
+            Err(error) => tracing::error!("cannot write the report: {error}"),
+        }
+    }
+
     /// What a person should know, from everybody who knows something.
-    pub(super) fn conditions(&self) -> Vec<Condition> {
-        let warning = |about: String, message: &str| Condition {
+    fn conditions(&self, objects: Vec<Complaint>) -> Vec<Condition> {
+        let warning = |(about, message): (String, String)| Condition {
             severity: Severity::Warning,
             about,
-            message: message.to_owned(),
+            message,
         };
-        let refused = self.reconciler.refused().map(|(name, message)| Condition {
-            severity: Severity::Refused,
-            about: format!("Service {name}"),
-            message: message.to_owned(),
-        });
-        let conflicts = self.reconciler.conflicts();
-        let conflicts =
-            conflicts.map(|(name, message)| warning(format!("Service {name}"), message));
-        let objects = self.model.conditions();
-        let objects = objects.into_iter().map(|(about, message)| warning(about, &message));
-        let packets = self.packet_path.conditions();
-        let packets = packets.into_iter().map(|(about, message)| warning(about, &message));
+        let general = self.model.general_conditions().into_iter().map(warning);
+        let packets = self.packet_path.conditions().into_iter().map(warning);
         let flows = self.flows.conditions();
-        let serving = self.serving.conditions().into_iter();
-        let serving = serving.map(|(about, message)| warning(about, &message));
-        let of_objects = refused.chain(conflicts).chain(objects);
         let configuration = self.configuration.conditions();
-        of_objects.chain(packets).chain(flows).chain(serving).chain(configuration).collect()
+        let serving = self.serving.conditions().into_iter().map(warning);
+        let objects = complaints::conditions(objects).chain(general);
+        objects.chain(packets).chain(flows).chain(serving).chain(configuration).collect()
     }
 }
 

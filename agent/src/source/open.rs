@@ -8,6 +8,7 @@ use tokio::sync::mpsc::Sender;
 use super::kube::KubeConfig;
 use super::{Event, files, kube};
 use crate::config::Source;
+use crate::events::Sink;
 
 /// A source that can be followed.
 pub enum Opened {
@@ -36,6 +37,14 @@ impl Opened {
                 };
                 Ok(Self::Kubernetes(Box::new(kube::client(&access).await?)))
             }
+        }
+    }
+
+    /// Where Events about its objects go.
+    pub fn sink(&self) -> Sink {
+        match self {
+            Self::Manifests(_) => Sink::Log,
+            Self::Kubernetes(client) => Sink::Api(client.as_ref().clone()),
         }
     }
 

@@ -31,6 +31,12 @@ pub struct Metadata {
     /// Resource version, opaque.
     #[serde(deserialize_with = "nullable")]
     pub resource_version: String,
+    /// What tells the object from an earlier one of its name.
+    #[serde(deserialize_with = "nullable")]
+    pub uid: String,
+    /// When it was created, as RFC 3339 has it; manifests leave it out.
+    #[serde(deserialize_with = "nullable")]
+    pub creation_timestamp: String,
     /// Labels.
     #[serde(deserialize_with = "nullable")]
     pub labels: BTreeMap<String, String>,

@@ -6,6 +6,7 @@
 //! server runs on a runtime of its own, so that tests without one can use it, and tests with one
 //! cannot stall it.
 
+mod events;
 mod fold;
 mod select;
 mod serve;
@@ -43,6 +44,8 @@ struct Faults {
     list_delays: BTreeMap<Resource, Duration>,
     /// Know nothing of these.
     missing: BTreeSet<Resource>,
+    /// Answer writes of Events with this status.
+    event_status: Option<u16>,
     /// Refuse requests without this token.
     token: Option<String>,
     /// End watches as soon as they have begun.
@@ -58,6 +61,7 @@ struct Faults {
 struct Shared {
     state: Mutex<State>,
     faults: Mutex<Faults>,
+    events: Mutex<events::Events>,
     /// Raised when there is something new for watches to look at.
     changed: watch::Sender<u64>,
     /// Raised to end all streams; with a 410 in them first if so.
@@ -67,6 +71,9 @@ struct Shared {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no thread panics while it holds the state")
+    }
+    fn events(&self) -> MutexGuard<'_, events::Events> {
+        self.events.lock().expect("no thread panics while it holds the Events")
     }
     fn faults(&self) -> MutexGuard<'_, Faults> {
         self.faults.lock().expect("no thread panics while it holds the faults")
@@ -108,6 +115,7 @@ impl ApiServer {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             faults: Mutex::default(),
+            events: Mutex::default(),
             changed: watch::Sender::new(0),
             broken: watch::Sender::new((0, false)),
         });
@@ -158,6 +166,21 @@ impl ApiServer {
     /// All objects of a resource, unfiltered.
     pub fn objects(&self, resource: Resource) -> Vec<Value> {
         self.shared.state().objects(resource)
+    }
+
+    /// Events that were written, in the order of their namespaces and names.
+    pub fn events(&self) -> Vec<Value> {
+        self.shared.events().all()
+    }
+
+    /// Writes of Events so far, refused ones included.
+    pub fn event_writes(&self) -> usize {
+        self.shared.events().writes()
+    }
+
+    /// Answer writes of Events with this status: 403 is an account without the right to.
+    pub fn refuse_events(&self, status: Option<u16>) {
+        self.shared.faults().event_status = status;
     }
 
     /// The newest resource version.

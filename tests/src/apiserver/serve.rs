@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::select::Selection;
 use super::state::{self, Resource, VersionError};
-use super::{Faults, Shared};
+use super::{Faults, Shared, events};
 
 /// Lines of a watch that wait to be sent; more than that, and the watch waits.
 const STREAM_LINES: usize = 256;
@@ -53,6 +53,9 @@ async fn answer(
     shared: Arc<Shared>,
 ) -> Result<Response<Body>, Infallible> {
     let path = request.uri().path();
+    if let Some(place) = events::Place::of_path(path) {
+        return Ok(take_event(request, &shared, &place).await);
+    }
     let lacked = shared.faults().missing.clone();
     let resource = Resource::of_path(path).filter(|resource| !lacked.contains(resource));
     let Some(resource) = resource else {
@@ -81,6 +84,38 @@ async fn answer(
     Ok(list(&shared, resource, &selection, &query))
 }
 
+/// A write of an Event.
+async fn take_event(
+    request: Request<Incoming>,
+    shared: &Shared,
+    place: &events::Place,
+) -> Response<Body> {
+    let faults = shared.faults().clone();
+    if faults.hang {
+        pending::<()>().await;
+    }
+    if let Some(status) = faults.event_status {
+        return refuse(status, "Forbidden");
+    }
+    // Requests that are to fail by number are lists and watches.
+    if let Some(refusal) = wrong_token(&faults, &request) {
+        return refusal;
+    }
+    let method = request.method().clone();
+    let Ok(body) = request.into_body().collect().await else { return refuse(400, "BadRequest") };
+    let Ok(object) = serde_json::from_slice(&body.to_bytes()) else {
+        return refuse(400, "BadRequest");
+    };
+    let mut events = shared.events();
+    match events.write(method.as_str(), place, object) {
+        Ok((code, object)) => {
+            let code = StatusCode::from_u16(code).unwrap_or(StatusCode::OK);
+            text(code, object.to_string())
+        }
+        Err((code, reason, message)) => refuse_with(code, reason, &message),
+    }
+}
+
 fn count(shared: &Shared, resource: Resource, watch: bool, query: &Query) {
     shared.state().count(resource, |counts| {
         if watch {
@@ -104,6 +139,10 @@ fn fail(shared: &Shared, faults: &Faults, request: &Request<Incoming>) -> Option
         };
         return Some(refuse(status, reason));
     }
+    wrong_token(faults, request)
+}
+
+fn wrong_token(faults: &Faults, request: &Request<Incoming>) -> Option<Response<Body>> {
     let token = faults.token.as_ref()?;
     let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let right = given.and_then(|value| value.strip_prefix("Bearer ")) == Some(token);

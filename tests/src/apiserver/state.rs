@@ -146,7 +146,7 @@ impl State {
         if metadata["uid"].is_null() {
             metadata["uid"] = match self.objects.get(&key) {
                 Some(old) => old["metadata"]["uid"].clone(),
-                None => format!("uid-{}", self.version).into(),
+                None => format!("00000000-0000-4000-8000-{:012x}", self.version).into(),
             };
         }
         let object = Arc::new(object);

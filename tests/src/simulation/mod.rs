@@ -22,7 +22,7 @@ use millrace::apply::{Reconciler, Round};
 use millrace::devices::node::{Known, row};
 use millrace::devices::roles::attachments;
 use millrace::devices::{Device, DeviceAddress, LinkLayer, Scope};
-use millrace::model::{Model, NodeFacts};
+use millrace::model::Model;
 use millrace::settings::Policy;
 use millrace::source::{Event, Kind, Object as Decoded};
 use serde_json::{Value, json};
@@ -177,12 +177,11 @@ impl Simulation {
 
     /// What the packet path's thread would write after every round.
     fn set_node_row(&mut self) {
-        let unknown = NodeFacts::default();
-        let facts = self.model.node_facts().unwrap_or(&unknown);
+        let facts = self.model.node_facts().unwrap_or_default();
         let services = self.model.service_networks().unwrap_or_default();
         let known = Known {
             policy: &self.policy,
-            facts,
+            facts: &facts,
             devices: &self.devices,
             ports: Some(MASQUERADE_PORTS),
             services: &services,

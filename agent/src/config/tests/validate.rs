@@ -71,7 +71,8 @@ fn what_is_ours_is_validated() {
 
 #[test]
 fn what_ipvs_users_expect_and_do_not_get_is_a_warning() {
-    let section = "ipvs: {scheduler: sh, excludeCIDRs: [10.0.0.0/8], strictARP: true, tcpTimeout: 1s, \
+    let section = "ipvs: {scheduler: sh, excludeCIDRs: [10.0.0.0/8], strictARP: true, \
+                   tcpTimeout: 1s, \
                    tcpFinTimeout: 1s, udpTimeout: 1s}";
     let warned = said(&kube_proxy(&format!("mode: ipvs\n{section}")), Weight::Warning);
     assert_eq!(warned.len(), 6, "{warned:?}");
@@ -186,7 +187,8 @@ fn gates_and_timeouts_are_mapped() {
     let other = said(&kube_proxy("featureGates: {Foo: true}"), Weight::Warning);
     assert!(other.len() == 1 && other[0].contains("mean nothing here: Foo"), "{other:?}");
 
-    let lines = "conntrack: {tcpEstablishedTimeout: 2h, tcpCloseWaitTimeout: 90s, udpTimeout: 1500ms, \
+    let lines = "conntrack: {tcpEstablishedTimeout: 2h, tcpCloseWaitTimeout: 90s, \
+                 udpTimeout: 1500ms, \
                  udpStreamTimeout: 100s}";
     let found = effective(&kube_proxy(lines)).timeouts;
     assert_eq!((found.tcp_idle_secs, found.tcp_close_wait_secs), (7200, 90));

@@ -5,6 +5,8 @@ mod events;
 mod frontends;
 mod guard;
 mod health;
+mod hostile;
+mod limits;
 mod networks;
 mod policy;
 mod selection;

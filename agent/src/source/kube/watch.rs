@@ -19,6 +19,7 @@ use tracing::debug;
 use super::decode::Raw;
 use super::failure::Failure;
 use super::report::Report;
+use super::rights;
 use crate::source::{Event, Kind};
 
 /// The server ends a watch after this long, and we open the next: a watch that is silent for longer
@@ -116,7 +117,7 @@ impl Resource {
     fn services() -> Self {
         Self {
             kind: Kind::Service,
-            path: "/api/v1/services",
+            path: rights::SERVICES.path,
             labels: Some("!service.kubernetes.io/service-proxy-name"),
             fields: Some("spec.clusterIP!=None".into()),
             is_optional: false,
@@ -125,7 +126,7 @@ impl Resource {
     fn endpoint_slices() -> Self {
         Self {
             kind: Kind::EndpointSlice,
-            path: "/apis/discovery.k8s.io/v1/endpointslices",
+            path: rights::ENDPOINT_SLICES.path,
             labels: Some("!service.kubernetes.io/headless"),
             fields: None,
             is_optional: false,
@@ -134,7 +135,7 @@ impl Resource {
     fn node(name: &str) -> Self {
         Self {
             kind: Kind::Node,
-            path: "/api/v1/nodes",
+            path: rights::NODES.path,
             labels: None,
             fields: Some(format!("metadata.name={name}")),
             is_optional: false,
@@ -144,7 +145,7 @@ impl Resource {
     fn service_cidrs() -> Self {
         Self {
             kind: Kind::ServiceCidr,
-            path: "/apis/networking.k8s.io/v1/servicecidrs",
+            path: rights::SERVICE_CIDRS.path,
             labels: None,
             fields: None,
             is_optional: true,

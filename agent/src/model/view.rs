@@ -1,0 +1,80 @@
+//! The desired state of one Service, from all that the model knows.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use super::Model;
+use super::admission::{Admission, Clashes};
+use super::desired::{Desired, View, join};
+use super::problem::Problem;
+use super::service::Service;
+use super::slice::Slice;
+use crate::source::{Kind, ObjectName};
+
+impl Model {
+    /// What a Service should look like on this node. No ports: it should not exist.
+    pub fn desired(&self, name: &ObjectName) -> Desired {
+        if let Some(internal) = self.internal.get(name) {
+            return internal.clone();
+        }
+        let desired = self.known(name);
+        self.guarded(desired)
+    }
+
+    /// What follows from what is known of a Service.
+    pub(super) fn known(&self, name: &ObjectName) -> Desired {
+        let mut desired = Desired::absent(name.clone());
+        let Some((name, entry)) = self.services.get_key_value(name) else {
+            return desired;
+        };
+        let Some(service) = &entry.service else {
+            return desired;
+        };
+        desired.problems.extend(self.problems_of(Kind::Service, name));
+        for slice in &entry.slices {
+            desired.problems.extend(self.problems_of(Kind::EndpointSlice, slice));
+        }
+        let slices = entry.slices.iter().filter_map(|name| self.slices.get_key_value(name));
+        let slices = slices.map(|(name, seen)| (name, &seen.object)).collect();
+        let view = self.view(name, service, slices);
+        desired.too_large = view.too_large();
+        if desired.too_large.is_none() {
+            desired.ports = view.ports();
+        }
+        desired.health = view.health();
+        desired.clashes = view.admission.clashes.into_inner().finish();
+        desired
+    }
+
+    /// All that decides about this Service with these slices.
+    pub(super) fn view<'a>(
+        &'a self,
+        name: &'a Arc<ObjectName>,
+        service: &'a Service,
+        slices: Vec<(&'a Arc<ObjectName>, &'a Slice)>,
+    ) -> View<'a> {
+        View {
+            service,
+            joins: join(&slices),
+            slices,
+            node: &self.node,
+            zones: &self.zones,
+            policy: &self.policy,
+            admission: Admission {
+                registry: &self.registry,
+                service_cidrs: self.networks.apart(),
+                node: &self.node,
+                api_servers: &self.api_servers,
+                detect_local: &self.policy.detect_local,
+                services: &self.services,
+                name,
+                clashes: RefCell::new(Clashes::default()),
+            },
+        }
+    }
+
+    fn problems_of(&self, kind: Kind, name: &Arc<ObjectName>) -> impl Iterator<Item = Problem> {
+        let problems = self.problems.get(&(kind, Arc::clone(name)));
+        problems.into_iter().flatten().cloned()
+    }
+}
