@@ -3,6 +3,7 @@
 //! one with a server pod; pods are routed to, not bridged. What serves is the only difference.
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -112,30 +113,32 @@ impl Site {
             Dataplane::Direct => Ok(()),
             Dataplane::Conntrack => self.node().nft(CONNTRACK),
             Dataplane::Millrace => self.start_agent(),
-            Dataplane::Iptables => self.load_rules("iptables-legacy-restore", |family| {
-                let six = matches!(family, Family::V6);
-                let tool = if six { "ip6tables-legacy-restore" } else { "iptables-legacy-restore" };
-                (vec![tool], iptables::all(self.shape, family))
-            }),
-            Dataplane::Nftables => self.load_rules("nft -f", |family| {
-                let node = self.lab.node(NODE);
-                (vec!["nft", "-f", "-"], nftables::all(self.shape, family, node))
-            }),
+            Dataplane::Iptables => self.load_rules("iptables-legacy-restore"),
+            Dataplane::Nftables => self.load_rules("nft -f"),
         }
     }
 
+    /// The tool that loads rules, and all rules.
+    fn rules(&self, family: Family) -> (Command, String) {
+        let node = self.node();
+        if self.dataplane == Dataplane::Nftables {
+            let mut command = node.command("nft");
+            command.args(["-f", "-"]);
+            return (command, nftables::all(self.shape, family, node));
+        }
+        let tool = match family {
+            Family::V4 => "iptables-legacy-restore",
+            Family::V6 => "ip6tables-legacy-restore",
+        };
+        (node.command(tool), iptables::all(self.shape, family))
+    }
+
     /// IPv4's rules first: those that the load is of.
-    fn load_rules(
-        &mut self,
-        what: &str,
-        rules: impl Fn(Family) -> (Vec<&'static str>, String),
-    ) -> Result<()> {
+    fn load_rules(&mut self, what: &str) -> Result<()> {
         let mut load = None;
         for &family in self.shape.families() {
-            let (words, text) = rules(family);
+            let (command, text) = self.rules(family);
             let before = kernel_mib()?;
-            let mut command = self.node().command(words[0]);
-            command.args(&words[1..]);
             let cost = Input::new(&text)?.feed(command)?;
             load.get_or_insert((cost, kernel_mib()? - before));
         }
