@@ -159,6 +159,12 @@ fn cluster_ips(sites: &[Site]) -> Vec<Spec> {
                 specs.push(spec(index, site, client, *target, 1, name.clone(), what));
             }
         }
+        if site.dataplane == Dataplane::Millrace && services == MANY {
+            // What the hooks cost those who dial no Service.
+            let (target, name) = (Target::One(crate::services::server(Family::V4, 1, 5)), "Millrace");
+            let what = "not a Service".into();
+            specs.push(spec(index, site, Client::Pod, target, 1, name.into(), what));
+        }
     }
     specs
 }

@@ -9,6 +9,8 @@
 //! makes goals' verdicts of it, [`print`] tables, [`report`] pages.
 
 mod clock;
+mod control;
+mod filling;
 mod groups;
 mod hooks;
 mod lane;
@@ -49,6 +51,7 @@ fn main() -> Result<()> {
     match words.as_slice() {
         // These are this program's own children.
         ["lane", seed] => lane::serve_orders(seed),
+        ["maps", services, endpoints_each] => filling::run(services, endpoints_each),
         ["serve", addresses, first] => server::serve(addresses, first),
         _ => bench(&Options::parse()),
     }
@@ -69,6 +72,10 @@ fn bench(options: &Options) -> Result<()> {
     }
     if options.wants(Part::Programs) {
         programs::measure(&sites, options, &mut run)?;
+    }
+    if options.wants(Part::Control) {
+        control::measure(&sites, options, &mut run)?;
+        control::restarts(&mut sites, options, &mut run)?;
     }
     sites.clear();
     run.about.load_average[1] = read("/proc/loadavg")?;

@@ -4,9 +4,14 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+
+use crate::clock::memory_mib;
+
+/// Pause between two looks at a program that runs.
+const POLL: Duration = Duration::from_millis(2);
 
 /// What a program took.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,36 +44,48 @@ impl Input {
     pub fn feed(&mut self, mut command: Command) -> Result<Cost> {
         self.0.rewind()?;
         let program = command.get_program().to_string_lossy().into_owned();
-        command.stdin(self.0.try_clone()?).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut said = Self::new("")?;
+        let stderr = said.0.try_clone()?;
+        command.stdin(self.0.try_clone()?).stdout(Stdio::null()).stderr(stderr);
         let begun = Instant::now();
-        let mut child = command
+        let child = command
             .spawn()
             .with_context(|| format!("start {program} (cargo xtask setup installs it)"))?;
-        let mut said = String::new();
-        if let Some(mut stderr) = child.stderr.take() {
-            stderr.read_to_string(&mut said)?;
-        }
-        let (status, usage) = wait(child.id())?;
-        ensure!(status == 0, "{program}: {}", said.lines().take(5).collect::<Vec<_>>().join("\n"));
+        let mut peak_mib = 0.0;
+        // The kernel's own account of the peak begins with that of the process that forked.
+        let (status, usage) = loop {
+            if let Ok(mib) = memory_mib(child.id(), "VmHWM") {
+                peak_mib = mib;
+            }
+            if let Some(ended) = ended(child.id())? {
+                break ended;
+            }
+            std::thread::sleep(POLL);
+        };
+        let wall_s = begun.elapsed().as_secs_f64();
+        let mut text = String::new();
+        said.0.rewind()?;
+        said.0.read_to_string(&mut text)?;
+        ensure!(status == 0, "{program}: {}", text.lines().take(5).collect::<Vec<_>>().join("\n"));
         let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
         Ok(Cost {
             cpu_s: seconds(usage.ru_utime) + seconds(usage.ru_stime),
-            wall_s: begun.elapsed().as_secs_f64(),
-            peak_mib: usage.ru_maxrss as f64 / 1024.0,
+            wall_s,
+            peak_mib,
         })
     }
 }
 
-/// Wait for a child, which std's own wait would not give the cost of.
-fn wait(child: u32) -> Result<(i32, libc::rusage)> {
+/// Status and cost of a child that has ended; std's own wait would not tell the cost.
+fn ended(child: u32) -> Result<Option<(i32, libc::rusage)>> {
     let mut status = 0;
     // SAFETY: rusage is plain data.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    let (to, cost) = (&raw mut status, &raw mut usage);
     // SAFETY: two valid places for results; the child is ours and was not waited for.
-    let ended =
-        unsafe { libc::wait4(child.cast_signed(), &raw mut status, 0, &raw mut usage) };
-    ensure!(ended > 0, "wait for process {child}: {}", std::io::Error::last_os_error());
-    Ok((status, usage))
+    let ended = unsafe { libc::wait4(child.cast_signed(), to, libc::WNOHANG, cost) };
+    ensure!(ended >= 0, "wait for process {child}: {}", std::io::Error::last_os_error());
+    Ok((ended > 0).then_some((status, usage)))
 }
 
 #[cfg(test)]
@@ -78,10 +95,10 @@ mod tests {
     #[test]
     fn a_program_gets_its_input_and_its_failure_is_told() {
         let mut input = Input::new("hello\n").unwrap();
-        let mut grep = Command::new("grep");
-        grep.arg("hello");
+        let mut grep = Command::new("sh");
+        grep.args(["-c", "sleep 0.1; grep hello"]);
         let cost = input.feed(grep).unwrap();
-        assert!(cost.wall_s > 0.0 && cost.peak_mib > 0.0, "{cost:?}");
+        assert!(cost.wall_s >= 0.1 && cost.peak_mib > 0.0, "{cost:?}");
         let mut shell = Command::new("sh");
         shell.args(["-c", "echo no >&2; exit 3"]);
         assert!(input.feed(shell).unwrap_err().to_string().contains("no"));
