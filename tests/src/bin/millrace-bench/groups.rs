@@ -127,17 +127,12 @@ pub fn plans(sites: &[Site]) -> Vec<Plan> {
 
 /// The lanes that no Service is in: direct, direct again, direct with conntrack.
 fn bare(sites: &[Site], client: Client, family: Family) -> Vec<Spec> {
-    let is_bare = |site: &&Site| {
-        matches!(site.dataplane, Dataplane::Direct | Dataplane::Conntrack)
-    };
+    let is_bare = |site: &&Site| matches!(site.dataplane, Dataplane::Direct | Dataplane::Conntrack);
     let count = sites.iter().filter(is_bare).map(|site| site.shape.endpoints_each).max();
     let spec = |(index, site): (usize, &Site)| Spec {
         site: index,
         client,
-        target: Target::AnyOf {
-            first: services::server(family, 1, 0),
-            count: count.unwrap_or(1),
-        },
+        target: Target::AnyOf { first: services::server(family, 1, 0), count: count.unwrap_or(1) },
         node: 1,
         dataplane: site.dataplane.name().to_owned(),
         services: 0,
@@ -161,7 +156,8 @@ fn cluster_ips(sites: &[Site]) -> Vec<Spec> {
         }
         if site.dataplane == Dataplane::Millrace && services == MANY {
             // What the hooks cost those who dial no Service.
-            let (target, name) = (Target::One(crate::services::server(Family::V4, 1, 5)), "Millrace");
+            let (target, name) =
+                (Target::One(crate::services::server(Family::V4, 1, 5)), "Millrace");
             let what = "not a Service".into();
             specs.push(spec(index, site, Client::Pod, target, 1, name.into(), what));
         }

@@ -19,6 +19,7 @@ mod options;
 mod print;
 mod probe;
 mod programs;
+mod report;
 mod result;
 mod rules;
 mod runs;
@@ -26,6 +27,7 @@ mod server;
 mod services;
 mod site;
 mod statistics;
+mod tables;
 mod tool;
 mod verdict;
 
@@ -58,6 +60,9 @@ fn main() -> Result<()> {
 }
 
 fn bench(options: &Options) -> Result<()> {
+    if let Some(path) = &options.report {
+        return report::write(path);
+    }
     require_root()?;
     let begun = Instant::now();
     let mut run = Run { about: about(options)?, ..Run::default() };
@@ -66,7 +71,7 @@ fn bench(options: &Options) -> Result<()> {
     if options.wants(Part::Traffic) {
         for plan in groups::plans(&sites) {
             let group = plan.run(&sites, options.rounds(), options.seed)?;
-            print::group(&group);
+            print::section(&tables::group(&group));
             run.groups.push(group);
         }
     }
@@ -86,17 +91,18 @@ fn bench(options: &Options) -> Result<()> {
         std::fs::write(path, serde_json::to_string_pretty(&run)? + "\n")
             .with_context(|| format!("write {}", path.display()))?;
     }
+    if let Some(path) = &options.html {
+        std::fs::write(path, report::page(&run)?)
+            .with_context(|| format!("write {}", path.display()))?;
+    }
     Ok(())
 }
 
 /// All sites; the first two are direct ones.
 fn start(options: &Options) -> Result<Vec<Site>> {
     let bare = Shape { services: 1, endpoints_each: ENDPOINTS, dual: false };
-    let mut wanted = vec![
-        (Dataplane::Direct, bare),
-        (Dataplane::Direct, bare),
-        (Dataplane::Conntrack, bare),
-    ];
+    let mut wanted =
+        vec![(Dataplane::Direct, bare), (Dataplane::Direct, bare), (Dataplane::Conntrack, bare)];
     let sizes = |dataplane, sizes: &[u32], most: u8| {
         let shape = move |&services: &u32| {
             let endpoints_each = if services == 1 { ENDPOINTS } else { most };
@@ -115,7 +121,7 @@ fn start(options: &Options) -> Result<Vec<Site>> {
     let start = |(dataplane, shape): (Dataplane, Shape)| {
         let begun = Instant::now();
         let site = Site::start(dataplane, shape)?;
-        let (name, services) = (dataplane.name(), print::thousands(shape.services));
+        let (name, services) = (dataplane.name(), tables::thousands(shape.services));
         println!("{name}, {services} Services: {:.1} s", begun.elapsed().as_secs_f64());
         Ok(site)
     };

@@ -10,9 +10,8 @@ use serde_json::Value;
 use crate::result::ProgramSize;
 
 /// Beginnings of the names of maps that traffic fills: their size is not the Services'.
-const OF_TRAFFIC: [&str; 8] = [
-    "flows", "half_open", "fragments", "parked", "peers", "udp_peers", "affinity", "scratch",
-];
+const OF_TRAFFIC: [&str; 8] =
+    ["flows", "half_open", "fragments", "parked", "peers", "udp_peers", "affinity", "scratch"];
 
 /// Memory of an agent's maps without those that traffic fills, in MiB.
 pub fn configured_mib(agent: u32) -> Result<f64> {
@@ -93,4 +92,3 @@ fn bpftool(words: &[&str]) -> Result<Vec<Value>> {
     ensure!(output.status.success(), "bpftool: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).context("read what bpftool says")
 }
-

@@ -34,15 +34,6 @@ pub struct Options {
     /// Measure nothing: make docs/BENCHMARKS.md's results and its pictures from this result
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
     pub report: Option<PathBuf>,
-    /// Compare with this kube-proxy as well; needs the two below
-    #[arg(long, value_name = "PATH", requires = "kube_apiserver", requires = "etcd")]
-    pub kube_proxy: Option<PathBuf>,
-    /// A kube-apiserver for it
-    #[arg(long, value_name = "PATH")]
-    pub kube_apiserver: Option<PathBuf>,
-    /// An etcd for that
-    #[arg(long, value_name = "PATH")]
-    pub etcd: Option<PathBuf>,
 }
 
 /// A part of the run.
@@ -73,10 +64,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_real_kube_proxy_needs_its_server() {
+    fn a_quick_run_has_fewer_rounds_and_parts_can_be_chosen() {
         let parse = |line: &str| Options::try_parse_from(line.split_whitespace());
-        assert!(parse("bench --kube-proxy /p").is_err());
-        assert!(parse("bench --kube-proxy /p --kube-apiserver /a --etcd /e").is_ok());
         assert!(parse("bench --rounds 2").is_err());
         let quick = parse("bench --quick --only traffic,programs").unwrap();
         assert_eq!(quick.rounds(), QUICK_ROUNDS);

@@ -68,11 +68,7 @@ impl Input {
         said.0.read_to_string(&mut text)?;
         ensure!(status == 0, "{program}: {}", text.lines().take(5).collect::<Vec<_>>().join("\n"));
         let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
-        Ok(Cost {
-            cpu_s: seconds(usage.ru_utime) + seconds(usage.ru_stime),
-            wall_s,
-            peak_mib,
-        })
+        Ok(Cost { cpu_s: seconds(usage.ru_utime) + seconds(usage.ru_stime), wall_s, peak_mib })
     }
 }
 

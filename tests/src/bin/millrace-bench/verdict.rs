@@ -75,9 +75,8 @@ fn by(
 }
 
 fn traffic(run: &Run) -> Vec<Verdict> {
-    let connect = |dataplane, services, target| {
-        row(run, "tcp-connect", dataplane, services, target)
-    };
+    let connect =
+        |dataplane, services, target| row(run, "tcp-connect", dataplane, services, target);
     let all = 100_000;
     let hot = connect(SOCKETS, all, "hot");
     let time_error = |group: &Group| {
@@ -89,8 +88,7 @@ fn traffic(run: &Run) -> Vec<Verdict> {
         error: noise(group).1,
         conclusive: group.conclusive,
     });
-    let flat =
-        by(connect(SOCKETS, all, "random"), connect(SOCKETS, 1, "hot"), time_of, time_error);
+    let flat = by(connect(SOCKETS, all, "random"), connect(SOCKETS, 1, "hot"), time_of, time_error);
     let most = [10_000, 1000, 1].into_iter().find(|n| connect(NFTABLES, *n, "hot").is_some());
     let nftables = connect(NFTABLES, most.unwrap_or(1), "hot");
     let cpu_error = |group: &Group| noise(group).0;
@@ -98,12 +96,42 @@ fn traffic(run: &Run) -> Vec<Verdict> {
     let speed = by(connect(IPTABLES, 10_000, "hot"), hot, time_of, time_error);
     let packets = connect(PACKETS, all, "hot").map(cpu_ratio);
     vec![
-        judge("G1", "CPU of a connection: direct / socket path, 100 000 Services, hot", hot.map(cpu_ratio), Side::AtLeast, 0.97),
-        judge("G2", "connect() adds, in us: socket path, 100 000 Services, hot", added, Side::AtMost, 1.0),
-        judge("G3", "connect(): 100 000 Services at random / 1 Service, socket path", flat, Side::AtMost, 1.12),
+        judge(
+            "G1",
+            "CPU of a connection: direct / socket path, 100 000 Services, hot",
+            hot.map(cpu_ratio),
+            Side::AtLeast,
+            0.97,
+        ),
+        judge(
+            "G2",
+            "connect() adds, in us: socket path, 100 000 Services, hot",
+            added,
+            Side::AtMost,
+            1.0,
+        ),
+        judge(
+            "G3",
+            "connect(): 100 000 Services at random / 1 Service, socket path",
+            flat,
+            Side::AtMost,
+            1.12,
+        ),
         judge("G4", "CPU of a connection: nftables rules / socket path", gain, Side::AtLeast, 1.12),
-        judge("G5", "connect(): iptables rules of 10 000 Services / socket path", speed, Side::AtLeast, 10.0),
-        judge("G6", "CPU of a connection: direct / packet path, 100 000 Services, hot", packets, Side::AtLeast, 0.93),
+        judge(
+            "G5",
+            "connect(): iptables rules of 10 000 Services / socket path",
+            speed,
+            Side::AtLeast,
+            10.0,
+        ),
+        judge(
+            "G6",
+            "CPU of a connection: direct / packet path, 100 000 Services, hot",
+            packets,
+            Side::AtLeast,
+            0.93,
+        ),
         not_here("G7", "packet path with redirects", ">= 1.00", "Millrace does not redirect"),
         not_here("G8", "XDP NodePort program", "<= 50 ns", "Millrace has no XDP program"),
     ]
@@ -115,9 +143,10 @@ fn time_of(row: &Row) -> f64 {
 
 fn programs(run: &Run) -> Vec<Verdict> {
     let net = |program: &str, what: &str| {
-        let wanted = run.programs.iter().filter(|cost| {
-            cost.program == program && cost.what == what && cost.net_ns.is_some()
-        });
+        let wanted = run
+            .programs
+            .iter()
+            .filter(|cost| cost.program == program && cost.what == what && cost.net_ns.is_some());
         let most = wanted.max_by_key(|cost| cost.services)?;
         let value = most.net_ns?;
         Some(Found { value, error: most.ns.median * PLAIN_ERROR, conclusive: true })
@@ -126,8 +155,20 @@ fn programs(run: &Run) -> Vec<Verdict> {
     let worst = |one: Found, other: Found| if one.value > other.value { one } else { other };
     let established = established.into_iter().flatten().reduce(worst);
     vec![
-        judge("G9", "ns of an established flow's packet, net of an empty program", established, Side::AtMost, 220.0),
-        judge("G10", "ns of connect4, net of an empty program, hot", net("connect4", "socket path, hot"), Side::AtMost, 400.0),
+        judge(
+            "G9",
+            "ns of an established flow's packet, net of an empty program",
+            established,
+            Side::AtMost,
+            220.0,
+        ),
+        judge(
+            "G10",
+            "ns of connect4, net of an empty program, hot",
+            net("connect4", "socket path, hot"),
+            Side::AtMost,
+            400.0,
+        ),
     ]
 }
 
@@ -153,15 +194,63 @@ fn control(run: &Run) -> Vec<Verdict> {
     let cpu = |load: &Load| plain(load.cpu_s);
     let lost = run.restarts.iter().map(|restart| f64::from(restart.failed)).reduce(f64::max);
     vec![
-        judge("G11", "CPU s: 100 000 Services, 1 000 000 endpoints, objects to maps", million.map(cpu), Side::AtMost, 1.0),
-        judge("G12", "CPU s: the same with JSON, the agent from its start", whole.map(cpu), Side::AtMost, 5.0),
-        judge("G13", "CPU of loading 10 000 Services: iptables rules / Millrace's maps", rules(IPTABLES).map(plain), Side::AtLeast, 50.0),
-        judge("G13", "the same: nftables rules / Millrace's maps", rules(NFTABLES).map(plain), Side::AtLeast, 1000.0),
-        judge("G14", "ms until one changed endpoint is obeyed, p50, 100 000 Services", update(100_000).map(|update| plain(update.p50_ms)), Side::AtMost, 1.0),
-        judge("G14", "the same, p99", update(100_000).map(|update| plain(update.p99_ms)), Side::AtMost, 10.0),
-        judge("G15", "the same, p50: 100 000 Services / 1 Service", flat.map(plain), Side::AtMost, 1.5),
+        judge(
+            "G11",
+            "CPU s: 100 000 Services, 1 000 000 endpoints, objects to maps",
+            million.map(cpu),
+            Side::AtMost,
+            1.0,
+        ),
+        judge(
+            "G12",
+            "CPU s: the same with JSON, the agent from its start",
+            whole.map(cpu),
+            Side::AtMost,
+            5.0,
+        ),
+        judge(
+            "G13",
+            "CPU of loading 10 000 Services: iptables rules / Millrace's maps",
+            rules(IPTABLES).map(plain),
+            Side::AtLeast,
+            50.0,
+        ),
+        judge(
+            "G13",
+            "the same: nftables rules / Millrace's maps",
+            rules(NFTABLES).map(plain),
+            Side::AtLeast,
+            1000.0,
+        ),
+        judge(
+            "G14",
+            "ms until one changed endpoint is obeyed, p50, 100 000 Services",
+            update(100_000).map(|update| plain(update.p50_ms)),
+            Side::AtMost,
+            1.0,
+        ),
+        judge(
+            "G14",
+            "the same, p99",
+            update(100_000).map(|update| plain(update.p99_ms)),
+            Side::AtMost,
+            10.0,
+        ),
+        judge(
+            "G15",
+            "the same, p50: 100 000 Services / 1 Service",
+            flat.map(plain),
+            Side::AtMost,
+            1.5,
+        ),
         judge("G16", "% of a CPU for 300 slice events a second", churn, Side::AtMost, 8.0),
-        judge("G21", "connections that failed while the agent was killed and started", lost.map(plain), Side::AtMost, 0.0),
+        judge(
+            "G21",
+            "connections that failed while the agent was killed and started",
+            lost.map(plain),
+            Side::AtMost,
+            0.0,
+        ),
     ]
 }
 
@@ -173,9 +262,21 @@ fn memory(run: &Run) -> Vec<Verdict> {
     let peak = ten.map(|load| plain(load.peak_mib));
     let kernel = million.and_then(|load| load.kernel_mib).map(plain);
     vec![
-        judge("G17", "MiB of the agent, 10 000 Services, 100 000 endpoints", steady, Side::AtMost, 64.0),
+        judge(
+            "G17",
+            "MiB of the agent, 10 000 Services, 100 000 endpoints",
+            steady,
+            Side::AtMost,
+            64.0,
+        ),
         judge("G17", "the same at its peak", peak, Side::AtMost, 128.0),
-        judge("G18", "MiB of maps, 100 000 Services, 1 000 000 endpoints, without flows", kernel, Side::AtMost, 64.0),
+        judge(
+            "G18",
+            "MiB of maps, 100 000 Services, 1 000 000 endpoints, without flows",
+            kernel,
+            Side::AtMost,
+            64.0,
+        ),
     ]
 }
 

@@ -9,14 +9,23 @@ use crate::services::{Entry, NAMESPACE, Protocol, SERVICE_PORT, Shape, service_c
 
 /// Base chains as (name, type, hook, priority, rules).
 const BASE: [(&str, &str, &str, &str, &[&str]); 8] = [
-    ("filter-prerouting-pre-dnat", "filter", "prerouting", "-110", &["ct state new jump firewall-check"]),
+    (
+        "filter-prerouting-pre-dnat",
+        "filter",
+        "prerouting",
+        "-110",
+        &["ct state new jump firewall-check"],
+    ),
     ("filter-output-pre-dnat", "filter", "output", "-110", &["ct state new jump firewall-check"]),
     (
         "filter-input",
         "filter",
         "input",
         "0",
-        &["ct state new jump nodeport-endpoints-check", "ct state new jump service-endpoints-check"],
+        &[
+            "ct state new jump nodeport-endpoints-check",
+            "ct state new jump service-endpoints-check",
+        ],
     ),
     (
         "filter-forward",
@@ -213,8 +222,10 @@ impl Parts {
             // A chain's name knows no brackets and colons.
             let at = server.ip().to_string().replace(':', ".");
             let port = server.port();
-            let chain =
-                format!("endpoint-{hash}-{NAMESPACE}/{}/{proto}/{proto}__{at}/{port}", entry.name());
+            let chain = format!(
+                "endpoint-{hash}-{NAMESPACE}/{}/{proto}/{proto}__{at}/{port}",
+                entry.name()
+            );
             self.chain(family, &chain);
             let hairpin = format!("{ip} saddr {} jump mark-for-masquerade", server.ip());
             self.rule(family, &chain, &hairpin);
