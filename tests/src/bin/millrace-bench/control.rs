@@ -49,11 +49,24 @@ pub fn measure(sites: &[Site], options: &Options, run: &mut Run) -> Result<()> {
             run.loads.push(objects_to_maps(site.shape)?);
         }
     }
+    // As many as kube-proxy's rules have, whatever our own sites have.
+    let theirs = sites.iter().filter(|site| site.dataplane == Dataplane::Iptables);
+    let theirs = theirs.map(|site| site.shape).filter(|shape| shape.services > 1);
+    for shape in theirs.map(|shape| Shape { dual: false, ..shape }) {
+        if run.loads.iter().all(|load| !is_maps_of(load, shape)) {
+            run.loads.push(objects_to_maps(shape)?);
+        }
+    }
     let ours = || sites.iter().filter(|site| site.dataplane == Dataplane::Millrace);
     let near = |site: &&Site| site.shape.services.abs_diff(CHURN_SERVICES);
     let busy = ours().min_by_key(near).context("a site of ours")?;
     run.churn.push(churn(busy, CHURN_SECS[full])?);
     Ok(())
+}
+
+fn is_maps_of(load: &Load, shape: Shape) -> bool {
+    load.what.starts_with("Millrace (objects")
+        && (load.services, load.endpoints) == (shape.services, shape.endpoints())
 }
 
 /// Kills and starts the agents of our sites; the last thing to be done to them.

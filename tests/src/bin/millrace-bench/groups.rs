@@ -54,7 +54,10 @@ pub struct Plan {
 
 /// All groups for these sites. The first two sites must be direct ones.
 pub fn plans(sites: &[Site]) -> Vec<Plan> {
-    let plan = |key, title, time, dialogue, count, specs| Plan {
+    let long = Dialogue::Datagrams { per_socket: REQUESTS };
+    let short = Dialogue::Datagrams { per_socket: 1 };
+    let exchange = "request and answer";
+    let plan = |key, title, time, (dialogue, count), specs| Plan {
         key,
         title,
         time,
@@ -62,64 +65,46 @@ pub fn plans(sites: &[Site]) -> Vec<Plan> {
         count,
         specs,
     };
-    let (connect, exchange) = ("connect()", "request and answer");
-    let long = Dialogue::Datagrams { per_socket: REQUESTS };
-    let short = Dialogue::Datagrams { per_socket: 1 };
+    let connects = |key, title, specs| {
+        plan(key, title, "connect()", (Dialogue::Connections, CONNECTIONS), specs)
+    };
+    let hot = hot_of_many(sites, Family::V4);
     vec![
-        plan(
-            "tcp-connect",
-            "A new TCP connection to a ClusterIP, IPv4",
-            connect,
-            Dialogue::Connections,
-            CONNECTIONS,
-            cluster_ips(sites),
-        ),
+        connects("tcp-connect", "A new TCP connection to a ClusterIP, IPv4", cluster_ips(sites)),
         plan(
             "tcp-requests",
             "A request over an established TCP connection, IPv4",
             exchange,
-            Dialogue::Requests,
-            REQUESTS,
-            hot_of_many(sites, Family::V4),
+            (Dialogue::Requests, REQUESTS),
+            hot.clone(),
         ),
         plan(
             "udp-first",
             "A UDP flow's first datagram and its answer, IPv4",
             "socket, connect(), request and answer",
-            short,
-            FLOWS,
-            hot_of_many(sites, Family::V4),
+            (short, FLOWS),
+            hot.clone(),
         ),
         plan(
             "udp-requests",
             "A datagram and its answer in an established UDP flow, IPv4",
             exchange,
-            long,
-            REQUESTS,
-            hot_of_many(sites, Family::V4),
+            (long, REQUESTS),
+            hot,
         ),
-        plan(
+        connects(
             "tcp-connect-v6",
             "A new TCP connection to a ClusterIP, IPv6",
-            connect,
-            Dialogue::Connections,
-            CONNECTIONS,
             hot_of_many(sites, Family::V6),
         ),
-        plan(
+        connects(
             "node-port",
             "A new TCP connection from outside to a NodePort, IPv4",
-            connect,
-            Dialogue::Connections,
-            CONNECTIONS,
             node_ports(sites, Family::V4),
         ),
-        plan(
+        connects(
             "node-port-v6",
             "A new TCP connection from outside to a NodePort, IPv6",
-            connect,
-            Dialogue::Connections,
-            CONNECTIONS,
             node_ports(sites, Family::V6),
         ),
     ]

@@ -1,8 +1,8 @@
 //! What a connection through a Service costs beside one without, and beside kube-proxy's rules.
 //!
 //! Method (docs/BENCHMARKS.md has it in full): every lane is a cluster of namespaces of its own
-//! ([`site`]) with a client process of its own ([`lane`]). Blocks of connections alternate between the
-//! lanes, in changing order, and every figure is paired with the direct lane of its own round
+//! ([`site`]) with a client process of its own ([`lane`]). Blocks of connections alternate between
+//! the lanes, in changing order, and every figure is paired with the direct lane of its own round
 //! ([`groups`]). Two direct lanes show what the machine's noise is: if they differ too much, the
 //! group is measured again. CPU time is the client's thread and the server's process together.
 //! [`control`] measures changes of Services, [`programs`] and [`hooks`] the programs; [`verdict`]

@@ -29,7 +29,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Start one that listens on all `addresses`; the first calls itself `first`, the next one more.
+    /// Start one that listens on all `addresses`; the first calls itself `first`, the next one
+    /// more.
     pub fn start(place: &Place, addresses: &[SocketAddr], first: u8) -> Result<Self> {
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         let mut command: Command = place.command(std::env::current_exe()?);

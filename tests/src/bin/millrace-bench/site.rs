@@ -1,6 +1,7 @@
 //! Where a lane runs: a small cluster of its own, of the same shape for all. Two nodes, the first
-//! one with a client pod, a second client pod (whose sockets nobody translates) and a server pod, the other
-//! one with a server pod; pods are routed to, not bridged. What serves is the only difference.
+//! one with a client pod, a second client pod (whose sockets nobody translates) and a server pod,
+//! the other one with a server pod; pods are routed to, not bridged. What serves is the only
+//! difference.
 
 use std::net::SocketAddr;
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! Plots against the number of Services, as SVG: both axes logarithmic, one line per dataplane. Text
-//! and grid have the colour of the text around them, so that they are readable in the dark.
+//! Plots against the number of Services, as SVG: both axes logarithmic, one line per dataplane.
+//! Text and grid have the colour of the text around them, so that they are readable in the dark.
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
