@@ -61,9 +61,9 @@ pub fn summary(run: &Run) -> String {
     let _ = write!(
         text,
         "\nCPU time of a new TCP connection, client and server, as a multiple of one to a pod \
-         without any Service (and what connect() takes longer). `{}`, [all \
-         figures](docs/BENCHMARKS.md).{noise}\n",
-        run.about.command
+         without any Service (and what connect() takes longer). Made by `{}` on {} (load \
+         average {}); [all figures](docs/BENCHMARKS.md).{noise}\n",
+        run.about.command, run.about.date, run.about.load_average[0]
     );
     text
 }
