@@ -21,7 +21,7 @@ use crate::tool::{Cost, Input};
 /// Changes of one endpoint, by an agent; for a 99th percentile that is not the worst, 200.
 const CHANGES: [usize; 2] = [30, 200];
 /// By the tools, which need seconds at 10 000 Services.
-const TOOL_CHANGES: [usize; 2] = [4, 11];
+const TOOL_CHANGES: [usize; 2] = [4, 7];
 /// Seconds of changes without an end.
 const CHURN_SECS: [u64; 2] = [4, 15];
 /// Slices changed per second: a cluster of 5000 nodes that replaces 100 000 endpoints in minutes.
