@@ -23,7 +23,8 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(128, 128, 128),
 ];
 /// Colours where a picture stands alone.
-const ALONE: &str = "<style>svg{color:#222;font-family:sans-serif}@media(prefers-color-scheme:dark){svg{color:#ddd}}</style>";
+const ALONE: &str = "<style>svg{color:#222;font-family:sans-serif}\
+                     @media(prefers-color-scheme:dark){svg{color:#ddd}}</style>";
 
 /// A line: its name, and (Services, value).
 type Line = (String, Vec<(f64, f64)>);
