@@ -68,6 +68,9 @@ impl<A: Address> FlowKey<A> {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Flow<A> {
+    /// OPEN and REPLY: bytes of this direction's packets, IP headers included. First in the row,
+    /// where a map has it aligned: CPUs add to it atomically.
+    pub bytes: Count,
     /// The address that is put in.
     pub address: A,
     /// The port that is put in. In a MASQ entry 0: not chosen yet.
@@ -96,6 +99,30 @@ pub struct Flow<A> {
     /// REPLY of a half-open TCP flow: the acknowledgement number that completes the handshake, host
     /// order.
     pub expected_ack: u32,
+}
+
+/// A 64-bit number in two words. (As one it would align the row, and the rows of one of the two
+/// families would have padding.)
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Count([u32; 2]);
+
+impl Count {
+    /// Nothing.
+    pub const ZERO: Self = Self([0; 2]);
+
+    /// A number.
+    #[inline(always)]
+    pub const fn new(number: u64) -> Self {
+        // SAFETY: of the same size, and every bit pattern is a valid value.
+        Self(unsafe { core::mem::transmute::<u64, [u32; 2]>(number) })
+    }
+    /// The number.
+    #[inline(always)]
+    pub const fn get(self) -> u64 {
+        // SAFETY: as above.
+        unsafe { core::mem::transmute::<[u32; 2], u64>(self.0) }
+    }
 }
 
 /// Values of [`Flow::role`].
@@ -132,9 +159,9 @@ pub mod seen {
 unsafe impl Row for FlowKey<V4> {}
 // SAFETY: 16 + 16 + 2 + 2 + 1 + 1 + 2 bytes, checked by `_LAYOUT`.
 unsafe impl Row for FlowKey<V6> {}
-// SAFETY: 4 + 2 + 2 + 1 + 1 + 2 bytes and seven words, checked by `_LAYOUT`.
+// SAFETY: 8 + 4 + 2 + 2 + 1 + 1 + 2 bytes and seven words, checked by `_LAYOUT`.
 unsafe impl Row for Flow<V4> {}
-// SAFETY: 16 + 2 + 2 + 1 + 1 + 2 bytes and seven words, checked by `_LAYOUT`.
+// SAFETY: 8 + 16 + 2 + 2 + 1 + 1 + 2 bytes and seven words, checked by `_LAYOUT`.
 unsafe impl Row for Flow<V6> {}
 
 impl<A: Address> Flow<A> {
@@ -199,5 +226,5 @@ pub const TCP_OVER_SECS: u32 = 30;
 
 const _LAYOUT: () = {
     assert!(size_of::<FlowKey<V4>>() == 16 && size_of::<FlowKey<V6>>() == 40);
-    assert!(size_of::<Flow<V4>>() == 40 && size_of::<Flow<V6>>() == 52);
+    assert!(size_of::<Flow<V4>>() == 48 && size_of::<Flow<V6>>() == 60);
 };

@@ -90,16 +90,16 @@ fn flows() {
         protocol at 36, side at 37, pad at 38
     );
     layout!(
-        Flow<V4>, size 40, align 4,
-        address at 0, port at 4, other_port at 6, role at 8, bits at 9, seen at 10,
-        last_used_secs at 12, since_secs at 16, backend at 20, generation at 24, service at 28,
-        device at 32, expected_ack at 36
+        Flow<V4>, size 48, align 4,
+        bytes at 0, address at 8, port at 12, other_port at 14, role at 16, bits at 17,
+        seen at 18, last_used_secs at 20, since_secs at 24, backend at 28, generation at 32,
+        service at 36, device at 40, expected_ack at 44
     );
     layout!(
-        Flow<V6>, size 52, align 4,
-        address at 0, port at 16, other_port at 18, role at 20, bits at 21, seen at 22,
-        last_used_secs at 24, since_secs at 28, backend at 32, generation at 36, service at 40,
-        device at 44, expected_ack at 48
+        Flow<V6>, size 60, align 4,
+        bytes at 0, address at 8, port at 24, other_port at 26, role at 28, bits at 29,
+        seen at 30, last_used_secs at 32, since_secs at 36, backend at 40, generation at 44,
+        service at 48, device at 52, expected_ack at 56
     );
     layout!(
         FragmentKey<V6>, size 40, align 4,

@@ -1,6 +1,8 @@
 //! What Prometheus finds at the node: counts of what happened, and nothing that goes down.
 
 use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,18 @@ use serde_json::{Value, json};
 
 /// Dialogues that are counted.
 const DIALS: usize = 20;
+/// NodePorts of a Service that is served and of one whose backend refuses, and where they lead.
+const NODE_PORTS: [u16; 2] = [30_080, 30_081];
+const TARGET_PORTS: [u16; 2] = [9_000, 9];
+/// What a client sends, and what it is sent.
+const ASKED_BYTES: usize = 1_000_000;
+const ANSWERED_BYTES: usize = 300_000;
+/// Acknowledgements that the first look may have missed.
+const LATE_BYTES: f64 = 1000.0;
+/// Idle flows go after so long, and so much later at most a pass has found them: the rest between
+/// two passes, and a margin for a busy machine.
+const IDLE_FLAG: &str = "--conntrack-tcp-timeout-established=5s";
+const PASS_TIMEOUT: Duration = Duration::from_secs(40);
 /// How long services change under the eyes of a scraper.
 const CHURN: Duration = Duration::from_secs(4);
 /// Services in the large cluster, and in each of its files.
@@ -33,13 +47,19 @@ fn node(world: &World) -> Place {
 }
 
 /// Waits until a scrape says so.
-fn shows(
+fn shows(world: &World, what: &str, check: impl FnMut(&Scrape) -> Result<bool>) -> Result<Scrape> {
+    shows_within(world, what, CHANGE_TIMEOUT, check)
+}
+
+/// The same, of what the agent finds when it goes through the flows.
+fn shows_within(
     world: &World,
     what: &str,
+    timeout: Duration,
     mut check: impl FnMut(&Scrape) -> Result<bool>,
 ) -> Result<Scrape> {
     let node = node(world);
-    wait::until(what, CHANGE_TIMEOUT, || {
+    wait::until(what, timeout, || {
         let scrape = Scrape::of(&node)?;
         ensure!(check(&scrape)?, "not yet");
         Ok(scrape)
@@ -84,6 +104,118 @@ fn connections_failures_and_backends_are_counted_by_service() -> Result<()> {
     drop(held);
     shows(&world, "its end", |scrape| Ok(held_by(scrape) == 0.0))?;
     Ok(())
+}
+
+/// A connection through the packet path; none while it is refused.
+fn dial(client: &Place, to: SocketAddr) -> Result<Option<TcpStream>> {
+    match client.within(|| TcpStream::connect_timeout(&to, CHANGE_TIMEOUT))? {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(None),
+        Err(error) => Err(error).context("connect"),
+    }
+}
+
+/// Sends and is sent what is known. Both ends are left open.
+fn talk(mut client: TcpStream, listener: &TcpListener) -> Result<[TcpStream; 2]> {
+    let (mut server, _) = listener.accept()?;
+    std::thread::scope(|scope| -> Result<()> {
+        let answering = scope.spawn(|| -> Result<()> {
+            server.read_exact(&mut vec![0; ASKED_BYTES])?;
+            Ok(server.write_all(&vec![b'a'; ANSWERED_BYTES])?)
+        });
+        client.write_all(&vec![b'q'; ASKED_BYTES])?;
+        client.read_exact(&mut vec![0; ANSWERED_BYTES])?;
+        answering.join().expect("the server panicked")
+    })?;
+    Ok([client, server])
+}
+
+/// Samples of a Service's flows, and of its backend's, which must be the same.
+fn of_service_and_backend(scrape: &Scrape, metric: &str, name: &str, more: &str) -> Result<f64> {
+    let name = format!("service_name=\"{name}\"");
+    let of = |whose: &str, more: &[&str]| {
+        let labels = [&[name.as_str(), "service_namespace=\"shop\""], more].concat();
+        scrape.value(&format!("millrace_{whose}_{metric}"), &labels)
+    };
+    let [service, backend] = [of("service", &[more])?, of("backend", &["backend=\"10.", more])?];
+    ensure!(service == backend, "{metric}: {service} of the service, {backend} of its backend");
+    Ok(service)
+}
+
+#[test]
+fn bytes_connections_and_failures_of_packets_are_counted_by_service_and_backend() -> Result<()> {
+    let builder = Lab::builder().pods("n1", &["a"]).families(Families::V4);
+    let mut world = World::with_flags(builder, &[IDLE_FLAG])?;
+    let (client, a) = (world.lab.outside().clone(), world.lab.pod("n1", "a").clone());
+    let node = world.lab.node("n1").address(Family::V4);
+    for (index, name) in (0..).zip(["web", "closed"]) {
+        let service = Service::new(name).cluster_ip(address::service(Family::V4, index + 1));
+        let at = usize::from(index);
+        world.apply(&service.port("main", "TCP", 80).node_port_for_all(NODE_PORTS[at]))?;
+        let slice = Slice::new(name, name, Family::V4).port("main", "TCP", TARGET_PORTS[at]);
+        world.apply(&slice.endpoints(world.ready(&["n1/a"], Family::V4)))?;
+    }
+    let listener = a.within(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, TARGET_PORTS[0])))??;
+    let [web, closed] = NODE_PORTS.map(|port| SocketAddr::new(node, port));
+    let stream =
+        wait::until("the Service", CHANGE_TIMEOUT, || dial(&client, web)?.context("refused"))?;
+    let ends = talk(stream, &listener)?;
+    let opened = "millrace_service_connections_total";
+    shows(&world, "a connection that is led to a closed port", |scrape| {
+        ensure!(dial(&client, closed)?.is_none());
+        Ok(scrape.sum(opened, &["service_name=\"closed\""]).is_some_and(|opened| opened > 0.0))
+    })?;
+    let bytes = |scrape: &Scrape, direction: &str| {
+        of_service_and_backend(scrape, "bytes_total", "web", &format!("direction=\"{direction}\""))
+    };
+    let found = shows_within(&world, "bytes and failures", PASS_TIMEOUT, |scrape| {
+        let is_all = bytes(scrape, "to_client")? >= ANSWERED_BYTES as f64;
+        Ok(is_all && scrape.sum("millrace_backend_failures_total", &["\"closed\""]).is_some())
+    })?;
+    // Headers, acknowledgements, and what is sent a second time.
+    let [asked, answered] = [bytes(&found, "to_backend")?, bytes(&found, "to_client")?];
+    println!("{asked} bytes to the backend, {answered} to the client");
+    ensure!((1.0..1.15).contains(&(asked / ASKED_BYTES as f64)), "{asked} to the backend");
+    ensure!((1.0..1.3).contains(&(answered / ANSWERED_BYTES as f64)), "{answered} to the client");
+    let failed = |scrape: &Scrape, metric: &str, name: &str| -> Result<f64> {
+        scrape.value(metric, &[&format!("service_name=\"{name}\""), "path=\"packet\""])
+    };
+    ensure!(of_service_and_backend(&found, "connections_total", "web", "")? == 1.0);
+    ensure!(failed(&found, "millrace_backend_failures_total", "web")? == 0.0);
+    let listed = listed_bytes(&mut world)?;
+    ensure!(is_all_of(listed, [asked, answered]), "`millrace flows` says {listed:?}");
+    // The Service has not failed: its backend has, as often as it was dialled.
+    let after = shows_within(&world, "every failure", PASS_TIMEOUT, |scrape| {
+        let dialled = of_service_and_backend(scrape, "connections_total", "closed", "")?;
+        Ok(failed(scrape, "millrace_backend_failures_total", "closed")? == dialled)
+    })?;
+    ensure!(after.value("millrace_service_failures_total", &["\"closed\""])? == 0.0);
+    // What is counted stays when its flow goes.
+    let gone = shows_within(&world, "the flow's end", PASS_TIMEOUT, |scrape| {
+        let state = "state=\"established\"";
+        Ok(scrape.value("millrace_flows", &["ip_family=\"IPv4\"", state])? == 0.0)
+    })?;
+    drop(ends);
+    gone.check_grown_since(&after)?;
+    after.check_grown_since(&found)?;
+    let counted = [bytes(&gone, "to_backend")?, bytes(&gone, "to_client")?];
+    ensure!(is_all_of(counted, [asked, answered]), "{counted:?} in the end");
+    Ok(())
+}
+
+/// Whether the second number of bytes is in the first, and but for late acknowledgements all of it.
+fn is_all_of(now: [f64; 2], before: [f64; 2]) -> bool {
+    now.into_iter().zip(before).all(|(now, before)| (before..before + LATE_BYTES).contains(&now))
+}
+
+/// What `millrace flows` says of the one flow of the Service.
+fn listed_bytes(world: &mut World) -> Result<[f64; 2]> {
+    let output = world.agent("n1").operate(&["flows", "--service=web", "-o", "json"])?;
+    let listing: Value = serde_json::from_slice(&output.stdout)?;
+    let flows = listing["flows"].as_array().context("a list")?;
+    ensure!(flows.len() == 1, "{listing}");
+    let bytes = |field: &str| flows[0][field].as_f64().context("a number");
+    Ok([bytes("bytesToBackend")?, bytes("bytesToClient")?])
 }
 
 #[test]

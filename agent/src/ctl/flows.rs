@@ -49,6 +49,8 @@ struct Shown {
     state: &'static str,
     age_seconds: u32,
     idle_seconds: u32,
+    bytes_to_backend: u64,
+    bytes_to_client: u64,
 }
 
 /// What `-o json` prints.
@@ -198,6 +200,8 @@ fn shown<A: Address, R: FlowRows<A>>(
             state: State::of(key.protocol, table, open.seen, answered).name(),
             age_seconds: idle_secs(now_secs, open.since_secs),
             idle_seconds: idle_secs(now_secs, last_used),
+            bytes_to_backend: open.bytes.get(),
+            bytes_to_client: reply.map_or(0, |reply| reply.bytes.get()),
         });
     }
     Ok(shown)
@@ -226,6 +230,8 @@ fn print(listing: &Listing) {
         "STATE",
         "AGE",
         "IDLE",
+        "TO BACKEND",
+        "TO CLIENT",
     ];
     let mut table = super::table(&header);
     for flow in &listing.flows {
@@ -239,6 +245,8 @@ fn print(listing: &Listing) {
             flow.state.to_owned(),
             duration(flow.age_seconds),
             duration(flow.idle_seconds),
+            bytes(flow.bytes_to_backend),
+            bytes(flow.bytes_to_client),
         ]);
     }
     println!("{table}");
@@ -260,6 +268,21 @@ fn duration(seconds: u32) -> String {
     }
 }
 
+/// `900 B`, `3.2 MB`: four digits at most.
+fn bytes(count: u64) -> String {
+    if count < 1000 {
+        return format!("{count} B");
+    }
+    // In tenths of the unit.
+    let (mut tenths, mut unit) = (count / 100, 'k');
+    for larger in "MGTPE".chars() {
+        if tenths >= 10_000 {
+            (tenths, unit) = (tenths / 1000, larger);
+        }
+    }
+    format!("{}.{} {unit}B", tenths / 10, tenths % 10)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,6 +301,14 @@ mod tests {
         assert_eq!(parse_protocol("tcp").unwrap(), 6);
         assert_eq!(parse_protocol("UDP").unwrap(), 17);
         assert!(parse_protocol("icmp").is_err());
+    }
+
+    #[test]
+    fn bytes_have_four_digits_at_most() {
+        let shown = [0, 999, 1000, 64_123, 999_999, 1_000_000, 7_654_321_000, u64::MAX].map(bytes);
+        let wanted =
+            ["0 B", "999 B", "1.0 kB", "64.1 kB", "999.9 kB", "1.0 MB", "7.6 GB", "18.4 EB"];
+        assert_eq!(shown, wanted);
     }
 
     #[test]

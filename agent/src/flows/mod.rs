@@ -2,9 +2,11 @@
 //!
 //! Nothing depends on it but room: a packet is judged by what its flow's entries say, and what was
 //! not answered makes room by itself. [`rules`] says when a flow is over, [`sweep`] takes out what
-//! belongs to it, [`census`] counts what is left and says when it gets tight, and the [`Sweeper`]
-//! here goes through the tables in small steps, so that the loop it runs in is never kept.
+//! belongs to it, [`account`] knows what of the bytes it led is new, [`census`] counts what is left
+//! and says when it gets tight, and the [`Sweeper`] here goes through the tables in small steps, so
+//! that the loop it runs in is never kept.
 
+pub mod account;
 pub mod census;
 pub mod rules;
 pub mod sweep;
@@ -26,6 +28,7 @@ use crate::bpf::store::Cursor;
 use crate::plan::occupancy::MapRoom;
 use crate::report::Condition;
 
+use account::{Led, Usage};
 use census::Census;
 use rules::Timeouts;
 use sweep::{Counts, Sweep, TableCounts};
@@ -75,6 +78,8 @@ pub struct Sweeper {
     ended: Option<Instant>,
     /// The last step failed.
     has_failed: bool,
+    /// When it was made: flows from before were counted by whoever swept then.
+    from_secs: u32,
     timeouts: Timeouts,
 }
 
@@ -98,6 +103,8 @@ pub struct FamilyPass {
     pub stale_removed: u64,
     /// Flows that each backend has, by its id and generation.
     pub by_backend: HashMap<(u32, u32), u64>,
+    /// What flows have led since the pass before.
+    pub usage: HashMap<Led, Usage>,
     /// How long the pass worked, not counting the pauses.
     pub took: Duration,
 }
@@ -151,7 +158,8 @@ enum Family {
 impl Sweeper {
     /// With what an operator has decided.
     pub fn new(timeouts: Timeouts) -> Self {
-        Self { timeouts, ..Self::default() }
+        // A clock that cannot be read is an error of every tick.
+        Self { timeouts, from_secs: monotonic_secs().unwrap_or(0), ..Self::default() }
     }
 
     /// He has decided something else.
@@ -195,7 +203,12 @@ impl Sweeper {
     fn step(&mut self, store: &FlowStore, now_secs: u32) -> Result<bool> {
         let (family, table) = STAGES[self.stage];
         let pressed = self.census.is_tight();
-        let at = sweep::Now { secs: now_secs, pressed, timeouts: self.timeouts };
+        let at = sweep::Now {
+            secs: now_secs,
+            pressed,
+            timeouts: self.timeouts,
+            from_secs: self.from_secs,
+        };
         let begun = Instant::now();
         let done = match family {
             Family::V4 => self.v4.step(&store.v4, table, &mut self.cursor, at)?,
@@ -255,6 +268,7 @@ fn family_pass<A, R: FlowRows<A>>(
         half_open: TablePass { counts: counts.half_open, size: half_open },
         stale_removed: counts.stale_removed,
         by_backend: counts.by_backend,
+        usage: counts.usage,
         took,
     })
 }

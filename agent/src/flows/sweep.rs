@@ -13,6 +13,7 @@ use millrace_common::flow::{Flow, FlowKey, bits, role, side};
 use millrace_common::packet::tables::Table;
 
 use super::FlowRows;
+use super::account::{Account, Led, Usage, is_unanswered};
 use super::rules::{ORPHAN_SECS, SHORTEST_SECS, State, Timeouts, idle_secs};
 
 /// Whom masqueraded packets are for and whom they come from: what shares one range of ports.
@@ -27,6 +28,8 @@ pub struct Now {
     pub pressed: bool,
     /// When flows are forgotten.
     pub timeouts: Timeouts,
+    /// What flows that began before have led until now is not counted.
+    pub from_secs: u32,
 }
 
 /// What a pass has counted.
@@ -42,6 +45,8 @@ pub struct Counts<A> {
     pub ports: HashMap<PortSpace<A>, u32>,
     /// Flows that each backend has, by its id and generation.
     pub by_backend: HashMap<(u32, u32), u64>,
+    /// What flows have led that no pass before has counted.
+    pub usage: HashMap<Led, Usage>,
 }
 
 /// What a pass has counted in one table.
@@ -84,6 +89,7 @@ impl<A> Default for Counts<A> {
             stale_removed: 0,
             ports: HashMap::new(),
             by_backend: HashMap::new(),
+            usage: HashMap::new(),
         }
     }
 }
@@ -100,13 +106,14 @@ enum Over {
 /// The sweep of one family.
 pub struct Sweep<A> {
     counts: Counts<A>,
+    account: Account,
     /// The batch at work; kept for its memory.
     rows: Vec<(FlowKey<A>, Flow<A>)>,
 }
 
 impl<A> Default for Sweep<A> {
     fn default() -> Self {
-        Self { counts: Counts::default(), rows: Vec::new() }
+        Self { counts: Counts::default(), account: Account::default(), rows: Vec::new() }
     }
 }
 
@@ -122,15 +129,25 @@ impl<A: Address> Sweep<A> {
         let mut batch = take(&mut self.rows);
         batch.clear();
         let done = rows.step(table, cursor, |key, flow| batch.push((key, flow)))?;
-        let mut judge = Judge { rows, table, now, counts: &mut self.counts };
+        let (counts, account) = (&mut self.counts, &mut self.account);
+        let mut judge = Judge { rows, table, now, counts, account };
         let judged = batch.iter().try_for_each(|(key, flow)| judge.entry(key, flow));
         self.rows = batch;
         judged.map(|()| done)
     }
 
-    /// What was counted since the last time.
+    /// A pass is over: what was counted in it.
     pub fn take_counts(&mut self) -> Counts<A> {
+        self.account.end_pass();
         take(&mut self.counts)
+    }
+}
+
+#[cfg(test)]
+impl<A> Sweep<A> {
+    /// Entries whose bytes are remembered.
+    pub fn remembered(&self) -> usize {
+        self.account.len()
     }
 }
 
@@ -140,6 +157,7 @@ struct Judge<'a, A, R> {
     table: Table,
     now: Now,
     counts: &'a mut Counts<A>,
+    account: &'a mut Account,
 }
 
 /// An entry and where it is.
@@ -152,6 +170,7 @@ struct Found<A> {
 impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
     fn entry(&mut self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<()> {
         self.counts.of(self.table).entries += 1;
+        self.account(self.table, key, flow);
         if flow.role == role::UNMASQ {
             let space = (key.source, key.source_port, key.protocol, key.destination);
             *self.counts.ports.entry(space).or_default() += 1;
@@ -181,6 +200,14 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
                 self.remove(&Found { table: self.table, key: *key, flow: *flow })
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Count what is new about an entry.
+    fn account(&mut self, table: Table, key: &FlowKey<A>, flow: &Flow<A>) {
+        let new = self.account.look(table, key, flow, self.now.from_secs);
+        if new != Usage::default() {
+            *self.counts.usage.entry(Led::of(key, flow)).or_default() += new;
         }
     }
 
@@ -232,6 +259,11 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
         let Some(why) = self.over(key, &now)? else {
             return Ok(());
         };
+        self.account(self.table, key, &now);
+        let reply = others.iter().find(|found| found.flow.role == role::REPLY);
+        if reply.is_some_and(|reply| is_unanswered(self.table, key, reply.flow.seen)) {
+            self.counts.usage.entry(Led::of(key, &now)).or_default().failed += 1;
+        }
         let before = self.counts.removed();
         self.rows.remove(self.table, key)?;
         self.counts.of(self.table).removed += 1;
@@ -260,6 +292,7 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
     /// Take out an entry, unless it was used or has become another's since it was found.
     fn remove(&mut self, found: &Found<A>) -> Result<()> {
         if self.rows.flow(found.table, &found.key)? == Some(found.flow) {
+            self.account(found.table, &found.key, &found.flow);
             self.rows.remove(found.table, &found.key)?;
             self.counts.of(found.table).removed += 1;
         }

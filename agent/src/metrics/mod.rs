@@ -18,11 +18,13 @@ pub mod scrape;
 mod sizes;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use millrace_common::address::Family;
 use prometheus::{Registry, TextEncoder};
 use tokio::runtime::Handle;
 
@@ -31,6 +33,7 @@ use self::proxy::Proxy;
 pub use self::requests::Requests;
 use self::scrape::{Readings, Scrape, Scraper};
 use self::sizes::Sizes;
+use self::usage::Totals;
 use crate::apply::no_local::NoLocal;
 use crate::canary::tally::Check;
 use crate::flows::Pass;
@@ -63,6 +66,8 @@ struct Inner {
     /// The last whole pass over the flow tables; apart from the scraper, whose lock is held while
     /// maps are read.
     pass: Mutex<Arc<Pass>>,
+    /// What all passes have brought; its lock is held for moments.
+    totals: Mutex<Totals>,
     /// The runtime whose tasks are counted.
     runtime: Option<Handle>,
 }
@@ -82,6 +87,7 @@ impl Metrics {
             scraper: Mutex::default(),
             service_ids_end: AtomicU32::new(0),
             pass: Mutex::default(),
+            totals: Mutex::default(),
             runtime: Handle::try_current().ok(),
             registry,
         };
@@ -110,7 +116,11 @@ impl Metrics {
     fn scrape(&self) -> Scrape {
         let pass = Arc::clone(&self.inner.pass.lock().unwrap_or_else(PoisonError::into_inner));
         let mut scraper = self.inner.scraper.lock().unwrap_or_else(PoisonError::into_inner);
-        scraper.scrape(&pass, self.inner.service_ids_end.load(Ordering::Relaxed))
+        scraper.scrape(
+            &pass,
+            &self.inner.totals,
+            self.inner.service_ids_end.load(Ordering::Relaxed),
+        )
     }
 
     fn tasks(&self) -> Option<usize> {
@@ -217,6 +227,10 @@ impl Metrics {
             took.observe(swept.took.as_secs_f64());
             self.inner.own.swept.with_label_values(&[family]).inc_by(swept.removed());
         }
+        let mut totals = self.inner.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        totals.add(Family::V4, &pass.v4.usage);
+        totals.add(Family::V6, &pass.v6.usage);
+        drop(totals);
         self.inner.sizes.set_rooms(&pass.rooms());
         *self.inner.pass.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(pass);
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -18,6 +19,7 @@ use super::backends::{Load, Loads};
 use super::family::Family;
 use super::ledger::Ledger;
 pub use super::ledger::SERVICE_PORTS_MAX;
+use super::usage::{self, Totals};
 use crate::canary::rows::is_canary;
 use crate::flows::{FamilyPass, Pass};
 use crate::plan::occupancy::MapRoom;
@@ -27,11 +29,11 @@ use crate::plan::occupancy::MapRoom;
 pub const REUSE: Duration = Duration::from_secs(1);
 
 /// What stands for all that have no series of their own; no Kubernetes name is like it.
-const OTHER: &str = "_other";
+pub(super) const OTHER: &str = "_other";
 /// Labels of a service port. Not `namespace` and `service`: Prometheus gives these to what it
 /// scrapes.
 const PORT_LABELS: &[&str] = &["service_namespace", "service_name", "service_port", "protocol"];
-const BACKEND_LABELS: &[&str] =
+pub(super) const BACKEND_LABELS: &[&str] =
     &["service_namespace", "service_name", "service_port", "protocol", "backend", "path"];
 
 /// The kernel's maps, as far as they are read for a scrape.
@@ -91,7 +93,12 @@ impl Scraper {
     }
 
     /// What the maps say now, or said a moment ago.
-    pub(super) fn scrape(&mut self, pass: &Pass, service_ids_end: u32) -> Scrape {
+    pub(super) fn scrape(
+        &mut self,
+        pass: &Pass,
+        totals: &Mutex<Totals>,
+        service_ids_end: u32,
+    ) -> Scrape {
         if let Some((at, scrape)) = &self.last
             && at.elapsed() < REUSE
         {
@@ -102,7 +109,7 @@ impl Scraper {
         };
         let begun = Instant::now();
         let ids_end = if service_ids_end == 0 { u32::MAX } else { service_ids_end };
-        let mut scrape = self.read(maps.as_ref(), pass, ids_end).unwrap_or_else(|error| {
+        let mut scrape = self.read(maps.as_ref(), pass, totals, ids_end).unwrap_or_else(|error| {
             // Said once, counted always.
             if self.failures == 0 {
                 tracing::warn!("cannot read the maps for metrics: {error:#}");
@@ -126,7 +133,13 @@ impl Scraper {
         scrape
     }
 
-    fn read(&mut self, maps: &dyn Readings, pass: &Pass, ids_end: u32) -> Result<Scrape> {
+    fn read(
+        &mut self,
+        maps: &dyn Readings,
+        pass: &Pass,
+        totals: &Mutex<Totals>,
+        ids_end: u32,
+    ) -> Result<Scrape> {
         let sockets = maps.sockets()?;
         let mut families = Vec::from(outcomes(&maps.counters()?));
         self.ledger.update(maps.traffic(ids_end)?, |id| maps.service(id))?;
@@ -134,6 +147,7 @@ impl Scraper {
         families.extend(flows(pass, sockets.places));
         let loads = Loads::resolve(loads(&sockets, pass), |key| maps.backend(key))?;
         families.extend(backends(maps, &loads)?);
+        families.extend(usage::families(maps, totals)?);
         let families = families.into_iter().filter_map(Family::finish).collect();
         let mut rooms = maps.rooms()?;
         rooms.push(MapRoom { name: "peers", used: sockets.places, size: PEER_SLOTS });
@@ -190,7 +204,7 @@ fn ports(ledger: &Ledger) -> [Family; 2] {
     [opened, failed]
 }
 
-fn port_labels(row: &ServiceRow) -> [&str; 4] {
+pub(super) fn port_labels(row: &ServiceRow) -> [&str; 4] {
     let protocol = Protocol::from_number(row.protocol).map_or("?", Protocol::name);
     [row.namespace(), row.name(), row.port_name(), protocol]
 }

@@ -92,6 +92,7 @@ fn known<A: Family, S: Frame + Tables<A>>(
         return Verdict::NONE;
     }
     touch(row, &flow, now, packet.seen());
+    s.add_bytes(row, packet.end - packet.network);
     finish(s, packet, &change, Counter::IngressToBackend)
 }
 

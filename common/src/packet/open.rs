@@ -9,7 +9,7 @@ use super::transport::Packet;
 use crate::address::{Be16, Protocol};
 use crate::affinity::Client;
 use crate::counters::Counter;
-use crate::flow::{Flow, FlowKey, bits, role, seen, side};
+use crate::flow::{Count, Flow, FlowKey, bits, role, seen, side};
 use crate::frontend::{Frontend, FrontendKey, Kind, flags};
 use crate::node::{DeviceRow, NodeRow, device, node};
 use crate::select::{self, Decision, List, Target, scale};
@@ -196,6 +196,7 @@ fn forward<A: Answer, S: Frame + Tables<A>>(
     let target = &choice.target;
     let now = now_secs(s);
     let mut flow = Flow {
+        bytes: Count::ZERO,
         address: target.address,
         port: target.port,
         other_port: packet.key.source_port,
@@ -214,7 +215,7 @@ fn forward<A: Answer, S: Frame + Tables<A>>(
         let is_sctp = packet.key.protocol == Protocol::Sctp as u8;
         return Err(if is_sctp { Counter::DroppedSctpPort } else { Counter::DroppedNoPort });
     }
-    if !remember(s, &packet.key, &mut flow) {
+    if !remember(s, packet, &mut flow) {
         return Err(Counter::DroppedNoRoom);
     }
     if !rewrite(s, packet, &Change::of(&flow)) {
@@ -278,7 +279,12 @@ fn is_free<A: Answer, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &Flow
 
 /// Write the flow's entries, the one that is found by the next packet last.
 #[inline(never)]
-fn remember<A: Answer, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &mut Flow<A>) -> bool {
+fn remember<A: Answer, S: Frame + Tables<A>>(
+    s: &S,
+    packet: &Packet<A>,
+    flow: &mut Flow<A>,
+) -> bool {
+    let key = &packet.key;
     let Flow { address, port, other_port, .. } = *flow;
     let mut other = flow.reply_key(key);
     flow.role = role::REPLY;
@@ -299,6 +305,7 @@ fn remember<A: Answer, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &mut
         written = written && s.put_flow(Table::HalfOpen, &other, flow);
     }
     flow.role = role::OPEN;
+    flow.bytes = Count::new((packet.end - packet.network).into());
     flow.seen = seen::PACKET;
     flow.address = address;
     flow.port = port;

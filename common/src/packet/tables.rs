@@ -29,6 +29,8 @@ pub trait Tables<A: Address>: select::Tables<A> {
     fn put_flow(&self, table: Table, key: &FlowKey<A>, flow: &Flow<A>) -> bool;
     /// Write an entry unless there is one. False: there is, or there is no room.
     fn add_flow(&self, table: Table, key: &FlowKey<A>, flow: &Flow<A>) -> bool;
+    /// Add to an entry's bytes.
+    fn add_bytes(&self, entry: &Shared<Flow<A>>, bytes: u32);
     /// Delete an entry.
     fn remove_flow(&self, table: Table, key: &FlowKey<A>);
     /// What became of a datagram's first fragment.

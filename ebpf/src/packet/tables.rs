@@ -72,6 +72,12 @@ impl<A: PacketRows> Tables<A> for Hook<'_> {
         A::put_flow(table, key, flow, Put::Keep)
     }
     #[inline(always)]
+    fn add_bytes(&self, entry: &Shared<Flow<A>>, bytes: u32) {
+        // SAFETY: a field of a row that stays readable until the program ends.
+        let count = unsafe { &raw mut (*entry.get()).bytes };
+        helpers::add_atomically(count.cast(), bytes.into());
+    }
+    #[inline(always)]
     fn remove_flow(&self, table: Table, key: &FlowKey<A>) {
         A::remove_flow(table, key);
     }

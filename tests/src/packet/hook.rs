@@ -4,7 +4,7 @@ use millrace_common::address::Be16;
 use millrace_common::affinity::{AffinityEntry, AffinityKey};
 use millrace_common::backend::Backend;
 use millrace_common::counters::Counter;
-use millrace_common::flow::{Flow, FlowKey};
+use millrace_common::flow::{Count, Flow, FlowKey};
 use millrace_common::fragment::{Fragment, FragmentKey, ParkedKey};
 use millrace_common::frontend::{Frontend, FrontendKey};
 use millrace_common::node::{DeviceRow, NodeFamily, NodeRow};
@@ -90,6 +90,11 @@ impl<A: InNode> Tables<A> for Hook<'_> {
     }
     fn add_flow(&self, table: Table, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
         A::rows(self.node).table(table).add(key, flow)
+    }
+    fn add_bytes(&self, entry: &Shared<Flow<A>>, bytes: u32) {
+        // SAFETY: nobody else looks at the entry meanwhile.
+        let count = unsafe { &mut (*entry.get()).bytes };
+        *count = Count::new(count.get() + u64::from(bytes));
     }
     fn remove_flow(&self, table: Table, key: &FlowKey<A>) {
         A::rows(self.node).table(table).remove(key);

@@ -19,6 +19,7 @@ use super::{IP_FAMILIES, Metrics, since_epoch};
 use crate::apply::no_local::{ByPolicy, NoLocal};
 use crate::canary::tally::Check;
 use crate::flows::Pass;
+use crate::flows::account::{Led, Usage};
 use crate::flows::sweep::TableCounts;
 use crate::model::triggers::{Pending, Trigger};
 use crate::plan::Planner;
@@ -170,6 +171,9 @@ fn pass() -> Pass {
     pass.v4.established.size = 100;
     pass.v4.stale_removed = 2;
     pass.v4.by_backend = [((1, 1), 4)].into();
+    let led = |id| Led { service: 1, backend: ([10, 0, 0, 1], 8080).into(), id, generation: 1 };
+    let usage = Usage { opened: 4, failed: 1, to_backend: 300, to_client: 7000 };
+    pass.v4.usage = [(led(1), usage)].into();
     pass.v4.took = Duration::from_millis(3);
     pass
 }
@@ -290,7 +294,18 @@ fn what_was_recorded_is_what_is_shown() {
         (format!("millrace_backend_connections{backend}\"socket\"}}"), 3.0),
         (format!("millrace_backend_connections{backend}\"packet\"}}"), 4.0),
     ];
-    for (series, value) in of_port {
+    let of_backend = |metric: &str, last: &str, value| {
+        (format!("millrace_backend_{metric}{{{port},backend=\"10.0.0.1:8080\",{last}}}"), value)
+    };
+    let of_flows = [
+        (format!("millrace_service_bytes_total{{{port},direction=\"to_backend\"}}"), 300.0),
+        (format!("millrace_service_bytes_total{{{port},direction=\"to_client\"}}"), 7000.0),
+        of_backend("connections_total", "path=\"packet\"", 4.0),
+        of_backend("failures_total", "path=\"packet\"", 1.0),
+        of_backend("bytes_total", "direction=\"to_backend\"", 300.0),
+        of_backend("bytes_total", "direction=\"to_client\"", 7000.0),
+    ];
+    for (series, value) in of_port.into_iter().chain(of_flows) {
         assert_eq!(sample(&metrics, &series), value, "{series}");
     }
 }

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use anyhow::Result;
 use millrace_common::address::{Be16, V4, V6};
 use millrace_common::affinity::NS_PER_SEC;
-use millrace_common::flow::{Flow, FlowKey, bits, role, seen, side};
+use millrace_common::flow::{Count, Flow, FlowKey, bits, role, seen, side};
 use millrace_common::packet::transport::tcp;
 use millrace_tests::packet::build::Payload;
 use millrace_tests::packet::cluster::{self as at, Host, TUNNEL, UPLINK};
@@ -113,6 +113,7 @@ fn to_and_fro<A: Host>(
             pad: 0,
         };
         let flow = Flow {
+            bytes: Count::ZERO,
             address: A::of(to.0),
             port: Be16::new(to.1),
             other_port: Be16::new(fixed.1),
