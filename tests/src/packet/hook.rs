@@ -25,6 +25,8 @@ pub struct Hook<'a> {
 }
 
 impl Frame for Hook<'_> {
+    const SWIFT: bool = true;
+
     fn len(&self) -> u32 {
         self.frame.len()
     }
