@@ -88,17 +88,14 @@ pub struct Flow<A> {
     pub last_used_secs: u32,
     /// `CLOCK_MONOTONIC` of the first packet, in seconds.
     pub since_secs: u32,
-    /// Backend id.
-    pub backend: u32,
-    /// Generation of the id.
-    pub generation: u32,
     /// The service port.
     pub service: u32,
-    /// OPEN and REPLY: index of the device the first packet came in by.
-    pub device: u32,
-    /// REPLY of a half-open TCP flow: the acknowledgement number that completes the handshake, host
-    /// order.
-    pub expected_ack: u32,
+    /// OPEN: backend id. REPLY: index of the device the first packet came in by. (One word for
+    /// both, as the next: a program has two rows on its stack, which is small.)
+    pub backend_or_device: u32,
+    /// OPEN: generation of the id. REPLY of a half-open TCP flow: the acknowledgement number that
+    /// completes the handshake, host order.
+    pub generation_or_ack: u32,
 }
 
 /// A 64-bit number in two words. (As one it would align the row, and the rows of one of the two
@@ -159,9 +156,9 @@ pub mod seen {
 unsafe impl Row for FlowKey<V4> {}
 // SAFETY: 16 + 16 + 2 + 2 + 1 + 1 + 2 bytes, checked by `_LAYOUT`.
 unsafe impl Row for FlowKey<V6> {}
-// SAFETY: 8 + 4 + 2 + 2 + 1 + 1 + 2 bytes and seven words, checked by `_LAYOUT`.
+// SAFETY: 8 + 4 + 2 + 2 + 1 + 1 + 2 bytes and five words, checked by `_LAYOUT`.
 unsafe impl Row for Flow<V4> {}
-// SAFETY: 8 + 16 + 2 + 2 + 1 + 1 + 2 bytes and seven words, checked by `_LAYOUT`.
+// SAFETY: 8 + 16 + 2 + 2 + 1 + 1 + 2 bytes and five words, checked by `_LAYOUT`.
 unsafe impl Row for Flow<V6> {}
 
 impl<A: Address> Flow<A> {
@@ -226,5 +223,5 @@ pub const TCP_OVER_SECS: u32 = 30;
 
 const _LAYOUT: () = {
     assert!(size_of::<FlowKey<V4>>() == 16 && size_of::<FlowKey<V6>>() == 40);
-    assert!(size_of::<Flow<V4>>() == 48 && size_of::<Flow<V6>>() == 60);
+    assert!(size_of::<Flow<V4>>() == 40 && size_of::<Flow<V6>>() == 52);
 };

@@ -90,16 +90,16 @@ fn flows() {
         protocol at 36, side at 37, pad at 38
     );
     layout!(
-        Flow<V4>, size 48, align 4,
+        Flow<V4>, size 40, align 4,
         bytes at 0, address at 8, port at 12, other_port at 14, role at 16, bits at 17,
-        seen at 18, last_used_secs at 20, since_secs at 24, backend at 28, generation at 32,
-        service at 36, device at 40, expected_ack at 44
+        seen at 18, last_used_secs at 20, since_secs at 24, service at 28,
+        backend_or_device at 32, generation_or_ack at 36
     );
     layout!(
-        Flow<V6>, size 60, align 4,
+        Flow<V6>, size 52, align 4,
         bytes at 0, address at 8, port at 24, other_port at 26, role at 28, bits at 29,
-        seen at 30, last_used_secs at 32, since_secs at 36, backend at 40, generation at 44,
-        service at 48, device at 52, expected_ack at 56
+        seen at 30, last_used_secs at 32, since_secs at 36, service at 40,
+        backend_or_device at 44, generation_or_ack at 48
     );
     layout!(
         FragmentKey<V6>, size 40, align 4,

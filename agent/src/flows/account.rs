@@ -25,10 +25,6 @@ pub struct Led {
     pub service: u32,
     /// The backend.
     pub backend: SocketAddr,
-    /// Its id.
-    pub id: u32,
-    /// Generation of the id.
-    pub generation: u32,
 }
 
 impl Led {
@@ -38,13 +34,17 @@ impl Led {
             role::OPEN => (flow.address, flow.port),
             _ => (key.source, key.source_port),
         };
-        Self {
-            service: flow.service,
-            backend: SocketAddr::new(address.into(), port.get()),
-            id: flow.backend,
-            generation: flow.generation,
-        }
+        Self { service: flow.service, backend: SocketAddr::new(address.into(), port.get()) }
     }
+}
+
+/// What a pass has found of one backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Found {
+    /// Its id and the id's generation, which OPEN entries know.
+    pub row: Option<(u32, u32)>,
+    /// What is new.
+    pub usage: Usage,
 }
 
 /// What was led.

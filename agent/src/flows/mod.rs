@@ -28,7 +28,7 @@ use crate::bpf::store::Cursor;
 use crate::plan::occupancy::MapRoom;
 use crate::report::Condition;
 
-use account::{Led, Usage};
+use account::{Found, Led};
 use census::Census;
 use rules::Timeouts;
 use sweep::{Counts, Sweep, TableCounts};
@@ -104,7 +104,7 @@ pub struct FamilyPass {
     /// Flows that each backend has, by its id and generation.
     pub by_backend: HashMap<(u32, u32), u64>,
     /// What flows have led since the pass before.
-    pub usage: HashMap<Led, Usage>,
+    pub usage: HashMap<Led, Found>,
     /// How long the pass worked, not counting the pauses.
     pub took: Duration,
 }

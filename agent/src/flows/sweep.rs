@@ -13,7 +13,7 @@ use millrace_common::flow::{Flow, FlowKey, bits, role, side};
 use millrace_common::packet::tables::Table;
 
 use super::FlowRows;
-use super::account::{Account, Led, Usage, is_unanswered};
+use super::account::{self, Account, Led, Usage, is_unanswered};
 use super::rules::{ORPHAN_SECS, SHORTEST_SECS, State, Timeouts, idle_secs};
 
 /// Whom masqueraded packets are for and whom they come from: what shares one range of ports.
@@ -46,7 +46,7 @@ pub struct Counts<A> {
     /// Flows that each backend has, by its id and generation.
     pub by_backend: HashMap<(u32, u32), u64>,
     /// What flows have led that no pass before has counted.
-    pub usage: HashMap<Led, Usage>,
+    pub usage: HashMap<Led, account::Found>,
 }
 
 /// What a pass has counted in one table.
@@ -177,7 +177,7 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
         }
         if flow.role == role::OPEN {
             self.counts.of(self.table).flows += 1;
-            *self.counts.by_backend.entry((flow.backend, flow.generation)).or_default() += 1;
+            *self.counts.by_backend.entry(row_of(flow)).or_default() += 1;
         }
         // Most entries were used lately: nothing else need be asked about them.
         let idle = idle_secs(self.now.secs, flow.last_used_secs);
@@ -207,7 +207,11 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
     fn account(&mut self, table: Table, key: &FlowKey<A>, flow: &Flow<A>) {
         let new = self.account.look(table, key, flow, self.now.from_secs);
         if new != Usage::default() {
-            *self.counts.usage.entry(Led::of(key, flow)).or_default() += new;
+            let found = self.counts.usage.entry(Led::of(key, flow)).or_default();
+            found.usage += new;
+            if flow.role == role::OPEN {
+                found.row = Some(row_of(flow));
+            }
         }
     }
 
@@ -239,8 +243,8 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
 
     fn is_backend_gone(&self, open: &Flow<A>) -> Result<bool> {
         let kept = state::CLUSTER | state::LOCAL | state::SERVING;
-        let backend = self.rows.backend(open.backend)?;
-        Ok(!backend.is_some_and(|row| row.is_usable(open.generation, kept)))
+        let backend = self.rows.backend(open.backend_or_device)?;
+        Ok(!backend.is_some_and(|row| row.is_usable(open.generation_or_ack, kept)))
     }
 
     /// Take out all entries of the flow that is opened by this one, if it is over at this very
@@ -262,7 +266,7 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
         self.account(self.table, key, &now);
         let reply = others.iter().find(|found| found.flow.role == role::REPLY);
         if reply.is_some_and(|reply| is_unanswered(self.table, key, reply.flow.seen)) {
-            self.counts.usage.entry(Led::of(key, &now)).or_default().failed += 1;
+            self.counts.usage.entry(Led::of(key, &now)).or_default().usage.failed += 1;
         }
         let before = self.counts.removed();
         self.rows.remove(self.table, key)?;
@@ -328,6 +332,11 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
         };
         Ok(!masq.is_some_and(|masq| is_its(&masq)))
     }
+}
+
+/// The backend of an OPEN entry: its id and the id's generation.
+const fn row_of<A>(open: &Flow<A>) -> (u32, u32) {
+    (open.backend_or_device, open.generation_or_ack)
 }
 
 /// The key of the MASQ entry, given an UNMASQ entry and its key.

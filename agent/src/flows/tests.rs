@@ -27,6 +27,8 @@ const LAST_LOOKS: u32 = 3;
 /// A backend that serves, and one that is gone.
 const SERVING: u32 = 1;
 const GONE: u32 = 2;
+/// Where clients come in.
+const DEVICE: u32 = 7;
 
 /// Both tables, one behind the other.
 type Entries = BTreeMap<(u8, FlowKey<V4>), Flow<V4>>;
@@ -178,16 +180,16 @@ impl Case {
             seen: self.client_seen,
             last_used_secs: NOW_SECS - self.client_idle,
             since_secs: NOW_SECS - 100_000,
-            backend: self.backend,
-            generation: 1,
             service: 1,
-            device: 1,
-            expected_ack: 0,
+            backend_or_device: self.backend,
+            generation_or_ack: 1,
         };
         let reply = Flow {
             address: open_key.destination,
             port: open_key.destination_port,
             role: role::REPLY,
+            backend_or_device: DEVICE,
+            generation_or_ack: 0,
             seen: self.backend_seen,
             last_used_secs: NOW_SECS - self.backend_idle,
             ..open
@@ -404,7 +406,7 @@ impl Rows {
 /// What was counted in all.
 fn total(counts: &[Counts<V4>]) -> Usage {
     let mut total = Usage::default();
-    counts.iter().flat_map(|counts| counts.usage.values()).for_each(|usage| total += *usage);
+    counts.iter().flat_map(|counts| counts.usage.values()).for_each(|found| total += found.usage);
     total
 }
 
@@ -435,8 +437,9 @@ fn bytes_are_counted_once_while_a_flow_is_opened_established_and_removed() {
         assert_eq!(pass(&mut sweep, NOW_SECS + 100), usage(1, 0, 140, 67));
     }
     assert_eq!(sweep.remembered(), 0);
-    let led = Led { service: 1, backend: (host(3), 8080).into(), id: SERVING, generation: 1 };
+    let led = Led { service: 1, backend: (host(3), 8080).into() };
     assert!(counts.iter().flat_map(|counts| counts.usage.keys()).all(|key| *key == led));
+    assert_eq!(counts[0].usage[&led].row, Some((SERVING, 1)));
 }
 
 #[test]

@@ -20,7 +20,7 @@ use super::family::Family;
 use super::ledger::SERVICE_PORTS_MAX;
 use super::scrape::{BACKEND_LABELS, BackendPlace, OTHER, Readings, port_labels};
 use crate::canary::rows::is_canary;
-use crate::flows::account::{Led, Usage};
+use crate::flows::account::{Found, Led, Usage};
 
 const SERVICE_BYTES_LABELS: &[&str] =
     &["service_namespace", "service_name", "service_port", "protocol", "direction"];
@@ -35,7 +35,7 @@ pub(super) struct Totals {
     /// By service id.
     pub(super) services: Group<u32, Option<ServiceRow>>,
     /// With what their rows are found by.
-    pub(super) backends: Group<Place, BackendKey>,
+    pub(super) backends: Group<Place, Option<BackendKey>>,
 }
 
 impl Default for Totals {
@@ -46,14 +46,18 @@ impl Default for Totals {
 
 impl Totals {
     /// Take in what a pass has found.
-    pub(super) fn add(&mut self, family: IpFamily, found: &HashMap<Led, Usage>) {
-        let services = found.iter().map(|(led, usage)| (led.service, None, *usage));
+    pub(super) fn add(&mut self, family: IpFamily, found: &HashMap<Led, Found>) {
+        let services = found.iter().map(|(led, found)| (led.service, None, found.usage));
         self.services.add(services);
-        let key = |led: &Led| BackendKey { family, id: led.id, generation: led.generation };
+        let key =
+            |found: &Found| found.row.map(|(id, generation)| BackendKey { family, id, generation });
         let place = |led: &Led| (led.service, led.backend);
-        self.backends.add(found.iter().map(|(led, usage)| (place(led), key(led), *usage)));
+        let backends = found.iter().map(|(led, found)| (place(led), key(found), found.usage));
+        self.backends.add(backends);
         // One that went and came again has another row.
-        found.keys().for_each(|led| self.backends.know(place(led), key(led)));
+        for (led, found) in found.iter().filter(|(_, found)| found.row.is_some()) {
+            self.backends.know(place(led), key(found));
+        }
     }
 }
 
@@ -136,7 +140,8 @@ pub(super) fn families(maps: &dyn Readings, totals: &Mutex<Totals>) -> Result<[F
     let mut names: HashMap<u32, Option<ServiceRow>> = HashMap::new();
     for ((service, address), key) in places {
         let wanted = BackendPlace { service, address };
-        if maps.backend(key)? != Some(wanted) {
+        let now = key.map(|key| maps.backend(key)).transpose()?.flatten();
+        if now != Some(wanted) {
             lock().backends.forget((service, address));
         } else if let Entry::Vacant(vacant) = names.entry(service) {
             vacant.insert(maps.service(service)?);
@@ -216,7 +221,11 @@ mod tests {
     fn led(service: u32) -> Led {
         let [_, _, high, low] = service.to_be_bytes();
         let backend = SocketAddr::from(([10, 0, high, low], 80));
-        Led { service, backend, id: service, generation: 1 }
+        Led { service, backend }
+    }
+
+    fn found(bytes: u64) -> Found {
+        Found { row: Some((1, 1)), usage: usage(bytes) }
     }
 
     const fn usage(bytes: u64) -> Usage {
@@ -232,26 +241,26 @@ mod tests {
     fn the_busiest_get_their_own_series_and_nothing_is_lost() {
         let count = SERVICE_PORTS_MAX as u32 + 10;
         let mut totals = Totals::default();
-        let found = (1..=count).map(|id| (led(id), usage(id.into()))).collect();
-        totals.add(IpFamily::V4, &found);
-        totals.add(IpFamily::V4, &found);
+        let all = (1..=count).map(|id| (led(id), found(id.into()))).collect();
+        totals.add(IpFamily::V4, &all);
+        totals.add(IpFamily::V4, &all);
         assert_eq!(totals.services.own().count(), SERVICE_PORTS_MAX);
         assert_eq!(totals.backends.own().count(), BACKENDS_MAX);
         assert!(totals.services.own().all(|(id, ..)| id > 10));
         let rest = Usage { opened: 20, ..usage(2 * (1..=10).sum::<u64>()) };
         assert_eq!(totals.backends.rest(), Some(rest));
-        let all = u64::from(count * (count + 1));
-        assert_eq!((sum(&totals.services), sum(&totals.backends)), (all, all));
+        let sum_of_all = u64::from(count * (count + 1));
+        assert_eq!((sum(&totals.services), sum(&totals.backends)), (sum_of_all, sum_of_all));
     }
 
     #[test]
     fn what_is_gone_makes_room_and_the_sum_of_the_others_stays() {
         let count = SERVICE_PORTS_MAX as u32 + 1;
         let mut totals = Totals::default();
-        totals.add(IpFamily::V4, &(1..=count).map(|id| (led(id), usage(1))).collect());
+        totals.add(IpFamily::V4, &(1..=count).map(|id| (led(id), found(1))).collect());
         assert_eq!(totals.services.rest(), Some(usage(1)));
         totals.services.set_name(1, None);
-        totals.add(IpFamily::V4, &[(led(count), usage(5))].into());
+        totals.add(IpFamily::V4, &[(led(count), found(5))].into());
         assert_eq!(totals.services.own().count(), SERVICE_PORTS_MAX);
         let own = totals.services.own().find(|(id, ..)| *id == count);
         assert_eq!(own.map(|(.., usage)| usage), Some(usage(5)));
@@ -262,23 +271,27 @@ mod tests {
     fn an_id_that_is_given_to_another_begins_anew() {
         let mut totals = Totals::default();
         let named = |name| ServiceRow::new("shop", name, "", 6);
-        totals.add(IpFamily::V4, &[(led(1), usage(5))].into());
+        totals.add(IpFamily::V4, &[(led(1), found(5))].into());
         totals.services.set_name(1, named("web"));
         totals.services.set_name(1, named("web"));
         assert_eq!(sum(&totals.services), 5);
         totals.services.set_name(1, named("other"));
         assert_eq!(sum(&totals.services), 0);
-        totals.add(IpFamily::V4, &[(led(1), usage(2))].into());
+        totals.add(IpFamily::V4, &[(led(1), found(2))].into());
         totals.services.set_name(1, named("other"));
         assert_eq!(sum(&totals.services), 2);
     }
 
     #[test]
-    fn a_service_and_a_backend_are_the_same_whatever_their_backends_and_ids() {
+    fn a_backend_is_the_same_whatever_its_row_and_answers_do_not_know_it() {
         let mut totals = Totals::default();
-        let again = Led { id: 9, generation: 2, ..led(1) };
-        totals.add(IpFamily::V4, &[(led(1), usage(5)), (again, usage(6))].into());
-        assert_eq!((totals.services.own().count(), totals.backends.own().count()), (1, 1));
-        assert_eq!((sum(&totals.services), sum(&totals.backends)), (11, 11));
+        for (row, bytes) in [(Some((1, 1)), 5), (Some((9, 2)), 6), (None, 7)] {
+            let found = Found { row, usage: usage(bytes) };
+            totals.add(IpFamily::V4, &[(led(1), found)].into());
+        }
+        let key = BackendKey { family: IpFamily::V4, id: 9, generation: 2 };
+        let own: Vec<_> = totals.backends.own().collect();
+        assert_eq!(own[0].1, Some(key));
+        assert_eq!((own.len(), sum(&totals.backends)), (1, 18));
     }
 }

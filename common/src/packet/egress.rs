@@ -69,7 +69,7 @@ fn known<A: Family, S: Frame + Tables<A>>(
     {
         // SAFETY: an aligned word of a live row; a retransmission writes the same.
         unsafe {
-            let expected = &raw mut (*row.get()).expected_ack;
+            let expected = &raw mut (*row.get()).generation_or_ack;
             core::ptr::write_volatile(expected, packet.sequence.wrapping_add(1));
         }
     }
@@ -83,13 +83,13 @@ fn known<A: Family, S: Frame + Tables<A>>(
 /// backend's address, which may have an uplink of its own (as pods on EKS do).
 #[inline(always)]
 fn back<A: Family, S: Frame + Tables<A>>(s: &S, flow: &Flow<A>) -> Verdict {
-    if flow.device == s.device_index() {
+    if flow.backend_or_device == s.device_index() {
         return Verdict::NEXT;
     }
     match s.device() {
         Some(row) if row.flags & device::UPLINK != 0 => {
             s.count(Counter::AnswerRedirected);
-            Verdict::redirect(flow.device)
+            Verdict::redirect(flow.backend_or_device)
         }
         _ => Verdict::NEXT,
     }

@@ -114,7 +114,7 @@ fn is_answered<A: Family>(packet: &Packet<A>, reply: &Shared<Flow<A>>) -> bool {
     // SAFETY: aligned fields of a live row.
     let (saw, expected) = unsafe {
         let saw = core::ptr::read_volatile(&raw const (*row).seen);
-        (saw, core::ptr::read_volatile(&raw const (*row).expected_ack))
+        (saw, core::ptr::read_volatile(&raw const (*row).generation_or_ack))
     };
     let ahead = packet.acknowledgement.wrapping_sub(expected);
     let is_tcp = packet.key.protocol == Protocol::Tcp as u8;

@@ -151,8 +151,8 @@ fn answer<A: Family, S: Frame + Tables<A>>(
 #[inline(never)]
 fn is_gone<A: Family, S: Frame + Tables<A>>(s: &S, flow: &Flow<A>) -> bool {
     let kept = state::CLUSTER | state::LOCAL | state::SERVING;
-    let row = s.backend(flow.backend);
-    let gone = !row.is_some_and(|backend| backend.is_usable(flow.generation, kept));
+    let row = s.backend(flow.backend_or_device);
+    let gone = !row.is_some_and(|backend| backend.is_usable(flow.generation_or_ack, kept));
     if gone {
         s.count(Counter::FlowRepicked);
     }

@@ -205,17 +205,20 @@ fn forward<A: Answer, S: Frame + Tables<A>>(
         seen: seen::PACKET,
         last_used_secs: now,
         since_secs: now,
-        backend: target.id,
-        generation: target.generation,
         service: choice.service,
-        device: s.device_index(),
-        expected_ack: 0,
+        backend_or_device: s.device_index(),
+        generation_or_ack: 0,
     };
     if !claim_answer(s, &packet.key, &mut flow) {
         let is_sctp = packet.key.protocol == Protocol::Sctp as u8;
         return Err(if is_sctp { Counter::DroppedSctpPort } else { Counter::DroppedNoPort });
     }
-    if !remember(s, packet, &mut flow) {
+    let written = remember(s, &packet.key, &mut flow);
+    // The entry that is found by the next packet is written last.
+    flow.backend_or_device = target.id;
+    flow.generation_or_ack = target.generation;
+    flow.bytes = Count::new((packet.end - packet.network).into());
+    if !(written && s.put_flow(Table::HalfOpen, &packet.key, &flow)) {
         return Err(Counter::DroppedNoRoom);
     }
     if !rewrite(s, packet, &Change::of(&flow)) {
@@ -277,14 +280,9 @@ fn is_free<A: Answer, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &Flow
     true
 }
 
-/// Write the flow's entries, the one that is found by the next packet last.
+/// Write the flow's entries but OPEN.
 #[inline(never)]
-fn remember<A: Answer, S: Frame + Tables<A>>(
-    s: &S,
-    packet: &Packet<A>,
-    flow: &mut Flow<A>,
-) -> bool {
-    let key = &packet.key;
+fn remember<A: Answer, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &mut Flow<A>) -> bool {
     let Flow { address, port, other_port, .. } = *flow;
     let mut other = flow.reply_key(key);
     flow.role = role::REPLY;
@@ -305,12 +303,11 @@ fn remember<A: Answer, S: Frame + Tables<A>>(
         written = written && s.put_flow(Table::HalfOpen, &other, flow);
     }
     flow.role = role::OPEN;
-    flow.bytes = Count::new((packet.end - packet.network).into());
     flow.seen = seen::PACKET;
     flow.address = address;
     flow.port = port;
     flow.other_port = other_port;
-    written && s.put_flow(Table::HalfOpen, key, flow)
+    written
 }
 
 /// No frontend: but a ClusterIP all the same, or in a ServiceCIDR? Also for what is neither TCP,

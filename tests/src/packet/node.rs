@@ -355,7 +355,7 @@ mod tests {
     #[test]
     fn an_entry_can_be_looked_at_after_it_was_deleted() {
         let key: FlowKey<V4> = FlowKey::from_bytes(&[1; 16]).unwrap();
-        let flow: Flow<V4> = Flow::from_bytes(&[2; 48]).unwrap();
+        let flow: Flow<V4> = Flow::from_bytes(&[2; 40]).unwrap();
         let table = FlowTable::new(1);
         assert!(table.add(&key, &flow) && !table.add(&key, &flow) && table.put(&key, &flow));
         let entry = table.get(&key).unwrap();

@@ -19,7 +19,7 @@ use super::{IP_FAMILIES, Metrics, since_epoch};
 use crate::apply::no_local::{ByPolicy, NoLocal};
 use crate::canary::tally::Check;
 use crate::flows::Pass;
-use crate::flows::account::{Led, Usage};
+use crate::flows::account::{Found, Led, Usage};
 use crate::flows::sweep::TableCounts;
 use crate::model::triggers::{Pending, Trigger};
 use crate::plan::Planner;
@@ -171,9 +171,9 @@ fn pass() -> Pass {
     pass.v4.established.size = 100;
     pass.v4.stale_removed = 2;
     pass.v4.by_backend = [((1, 1), 4)].into();
-    let led = |id| Led { service: 1, backend: ([10, 0, 0, 1], 8080).into(), id, generation: 1 };
+    let led = Led { service: 1, backend: ([10, 0, 0, 1], 8080).into() };
     let usage = Usage { opened: 4, failed: 1, to_backend: 300, to_client: 7000 };
-    pass.v4.usage = [(led(1), usage)].into();
+    pass.v4.usage = [(led, Found { row: Some((1, 1)), usage })].into();
     pass.v4.took = Duration::from_millis(3);
     pass
 }

@@ -123,11 +123,12 @@ fn to_and_fro<A: Host>(
             seen: seen::PACKET,
             last_used_secs: now,
             since_secs: now,
-            backend: at::number::<A>(at::NODE_PORT_UDP.id),
-            generation: 1,
             service: at::number::<A>(at::NODE_PORT_UDP.id),
-            device: UPLINK,
-            expected_ack: 0,
+            backend_or_device: match role {
+                role::REPLY => UPLINK,
+                _ => at::number::<A>(at::NODE_PORT_UDP.id),
+            },
+            generation_or_ack: 1,
         };
         A::rows_mut(node).flows.put(&key, &flow);
     }
