@@ -44,7 +44,7 @@ Usage: cargo xtask <command>
   bench [--quick] [--seed N] [--rounds N] [--only PART]... [--json FILE] [--html FILE]
                             what a Service costs beside none, and beside kube-proxy's rules
   bench --report FILE       make the documents' figures from a result
-  test [--stage NAME]... [-- TEST-ARG...]
+  test [--stage NAME]... [--kube-apiserver PATH --etcd PATH] [-- TEST-ARG...]
                             every check there is; ends with `N passed, N failed, N skipped`
                             stages: setup fmt tidy build clippy unit lab kernels deny
   conformance [--section N]... [--check|--write]

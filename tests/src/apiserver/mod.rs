@@ -8,6 +8,7 @@
 
 mod events;
 mod fold;
+pub mod real;
 mod select;
 mod serve;
 mod state;
