@@ -18,7 +18,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::apply::Reconciler;
 use crate::bpf::attach::MENDED_WITHIN;
 use crate::bpf::environment;
-use crate::bpf::object::{Object, Settings};
+use crate::bpf::object::{Object, PacketBuild, Settings};
 use crate::bpf::pins::{Lock, Pins};
 use crate::canary::rows;
 use crate::config::finding::Findings;
@@ -216,6 +216,7 @@ impl Loaded {
             node_netns_cookie: net::cookie::netns_cookie()
                 .context("read the network namespace's cookie")?
                 .unwrap_or(0),
+            packets: PacketBuild::of_this_kernel(),
         };
         let object = Object::load(&pins, &settings)?;
         let knows_namespace = settings.node_netns_cookie != 0;

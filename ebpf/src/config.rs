@@ -27,12 +27,13 @@ pub fn has_set_retval() -> bool {
     HAS_SET_RETVAL.load() != 0
 }
 
-/// 1 if `bpf_l4_csum_replace` knows `BPF_F_IPV6`.
+/// 1 if the kernel has `bpf_ktime_get_coarse_ns` (5.11): the clock of the last timer tick, which
+/// costs no look at the hardware.
 #[unsafe(no_mangle)]
-static HAS_CSUM_V6: Global<u8> = Global::new(0);
+static HAS_COARSE_CLOCK: Global<u8> = Global::new(0);
 
-/// Whether a checksum helper can be told that a packet is IPv6.
+/// Whether there is a clock that is as good as its ticks, and cheap.
 #[inline(always)]
-pub fn has_csum_v6() -> bool {
-    HAS_CSUM_V6.load() != 0
+pub fn has_coarse_clock() -> bool {
+    HAS_COARSE_CLOCK.load() != 0
 }

@@ -89,29 +89,44 @@ pub fn sock_release(ctx: SockContext) -> i32 {
     1
 }
 
-/// A packet comes in by an Ethernet device.
-#[classifier]
-pub fn packet_in(ctx: TcContext) -> i32 {
-    packet::packet_in(&ctx, ETHERNET_BYTES)
+/// The packet path's programs, for current kernels and for those whose verifiers give up over
+/// them.
+macro_rules! packet_programs {
+    (
+        $swift:literal,
+        $packet_in:ident,
+        $packet_out:ident,
+        $packet_in_l3:ident,
+        $packet_out_l3:ident
+    ) => {
+        /// A packet comes in by an Ethernet device.
+        #[classifier]
+        pub fn $packet_in(ctx: TcContext) -> i32 {
+            packet::packet_in::<$swift>(&ctx, ETHERNET_BYTES)
+        }
+
+        /// A packet goes out by an Ethernet device.
+        #[classifier]
+        pub fn $packet_out(ctx: TcContext) -> i32 {
+            packet::packet_out::<$swift>(&ctx, ETHERNET_BYTES)
+        }
+
+        /// A packet comes in by a device without a link layer header (tun, WireGuard, ipip).
+        #[classifier]
+        pub fn $packet_in_l3(ctx: TcContext) -> i32 {
+            packet::packet_in::<$swift>(&ctx, 0)
+        }
+
+        /// A packet goes out by one.
+        #[classifier]
+        pub fn $packet_out_l3(ctx: TcContext) -> i32 {
+            packet::packet_out::<$swift>(&ctx, 0)
+        }
+    };
 }
 
-/// A packet goes out by an Ethernet device.
-#[classifier]
-pub fn packet_out(ctx: TcContext) -> i32 {
-    packet::packet_out(&ctx, ETHERNET_BYTES)
-}
-
-/// A packet comes in by a device without a link layer header (tun, WireGuard, ipip).
-#[classifier]
-pub fn packet_in_l3(ctx: TcContext) -> i32 {
-    packet::packet_in(&ctx, 0)
-}
-
-/// A packet goes out by one.
-#[classifier]
-pub fn packet_out_l3(ctx: TcContext) -> i32 {
-    packet::packet_out(&ctx, 0)
-}
+packet_programs!(true, packet_in, packet_out, packet_in_l3, packet_out_l3);
+packet_programs!(false, packet_in_plain, packet_out_plain, packet_in_l3_plain, packet_out_l3_plain);
 
 #[cfg(not(test))]
 #[panic_handler]

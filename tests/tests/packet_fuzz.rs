@@ -10,6 +10,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use millrace::bpf::object::PacketBuild;
 use millrace_common::address::{V4, V6};
 use millrace_common::backend::state;
 use millrace_common::node::node;
@@ -100,7 +101,7 @@ fn check(program: Program, frame: &[u8]) -> Result<()> {
 fn kernel_and_native_build_agree_on_every_frame() -> Result<()> {
     let mut budget = Budget::new("kernel_and_native_build_agree_on_every_frame")?;
     let fuzz = Fuzz::of_cluster(budget.seed);
-    let mut pair = Pair::load(at::node(at::NODE_A))?;
+    let mut pair = Pair::load(at::node(at::NODE_A), PacketBuild::of_this_kernel())?;
     let mut changed = 0_u64;
     let mut total: BTreeMap<&str, u64> = BTreeMap::new();
     while budget.take() {
@@ -156,7 +157,7 @@ fn open_flows<A: Host>(pair: &Pair) -> Result<()> {
 #[test]
 fn a_frame_to_no_frontend_and_of_no_flow_is_never_changed() -> Result<()> {
     let mut budget = Budget::new("a_frame_to_no_frontend_and_of_no_flow_is_never_changed")?;
-    let pair = Pair::load(at::node(at::NODE_A))?;
+    let pair = Pair::load(at::node(at::NODE_A), PacketBuild::of_this_kernel())?;
     open_flows::<V4>(&pair)?;
     open_flows::<V6>(&pair)?;
     ensure!(pair.node.v4.half_open.len() > PORTS.len(), "there should be flows");

@@ -43,8 +43,9 @@ Usage: cargo xtask <command>
   lab up                    setup, build, then a cluster of namespaces for a person
   lab exec|status|down ARG...
                             run a command in it, look at it, remove it
-  bench [--services N] [--rounds N] [--json FILE]
-                            what a connection through a Service costs beside one without
+  bench [--quick] [--seed N] [--rounds N] [--only PART]... [--json FILE] [--html FILE]
+                            what a Service costs beside none, and beside kube-proxy's rules
+  bench --report FILE       make the documents' figures from a result
   test [--stage NAME]... [-- TEST-ARG...]
                             every check there is; ends with `N passed, N failed, N skipped`
                             stages: setup fmt tidy build clippy unit lab kernels deny

@@ -45,6 +45,7 @@ pub const LINKER_BUILD: &[Package] = &[
 pub const LAB: &[Package] = &[
     tool("iproute2", "ip", "namespaces, links, routes"),
     tool("nftables", "nft", "tests: netfilter rules as CNI plugins and firewalls make them"),
+    tool("iptables", "iptables-legacy-restore", "bench: kube-proxy's rules in iptables mode"),
     tool("nginx", "nginx", "demo: the shop's web server and API"),
     tool("redis-server", "redis-server", "demo: the shop's cache"),
     tool("redis-tools", "redis-cli", "demo: the cache's client"),

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use aya::programs::{
     CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramError, SchedClassifier,
 };
-use aya::{EbpfLoader, include_bytes_aligned};
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_obj::generated::bpf_attach_type;
 
 use super::flows::FlowStore;
@@ -48,6 +48,33 @@ pub const GUARD_HOOK: (&str, u32) = ("egress", bpf_attach_type::BPF_CGROUP_INET_
 /// The programs of the packet path: for devices with an Ethernet header, and for those without.
 pub const PACKET_PROGRAMS: [&str; 4] = ["packet_out", "packet_in", "packet_out_l3", "packet_in_l3"];
 
+/// The packet path's programs come twice, and do the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PacketBuild {
+    /// With headers read and written in as few steps as can be.
+    Swift,
+    /// For kernels whose verifiers give up over that.
+    Plain,
+}
+
+impl PacketBuild {
+    /// The first Linux that takes the swift ones (`cargo xtask kernels`).
+    const SWIFT_SINCE: (u32, u32) = (6, 12);
+
+    /// What this kernel is known to take.
+    pub fn of_this_kernel() -> Self {
+        if is_at_least(Self::SWIFT_SINCE) { Self::Swift } else { Self::Plain }
+    }
+
+    /// The name of a program in the object.
+    fn name(self, program: &str) -> String {
+        match self {
+            Self::Swift => program.to_owned(),
+            Self::Plain => format!("{program}_plain"),
+        }
+    }
+}
+
 /// What programs are told when they are loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -57,6 +84,8 @@ pub struct Settings {
     pub flows: FlowCapacity,
     /// Cookie of the node's network namespace; 0: unknown.
     pub node_netns_cookie: u64,
+    /// Which of the packet path's programs.
+    pub packets: PacketBuild,
 }
 
 /// Entries the packet path has room for, of each IP family. A flow takes two, a masqueraded one
@@ -202,12 +231,14 @@ fn load_programs(
     directory: &std::path::Path,
     settings: &Settings,
 ) -> Result<BTreeMap<&'static str, OwnedFd>> {
-    let has_set_retval = has(helper::SET_RETVAL);
+    let has_set_retval = u8::from(is_at_least(helper::SET_RETVAL));
+    let has_coarse_clock = u8::from(is_at_least(helper::COARSE_CLOCK));
     let paths: Vec<(&str, PathBuf)> =
         MAP_NAMES.iter().map(|name| (*name, directory.join(name))).collect();
     let mut loader = EbpfLoader::new();
     loader.override_global("NODE_NETNS_COOKIE", &settings.node_netns_cookie, true);
     loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
+    loader.override_global("HAS_COARSE_CLOCK", &has_coarse_clock, true);
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
         if let Some(rows) = max_entries(name, settings) {
@@ -226,15 +257,30 @@ fn load_programs(
     super::log::start(&mut ebpf)?;
     let mut programs = BTreeMap::new();
     let sockets = SOCKET_HOOKS.into_iter().chain([GUARD_HOOK]).map(|(name, _)| name);
-    for name in sockets.chain(PACKET_PROGRAMS) {
-        let program =
-            ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
-        programs.insert(name, load_program(name, program)?);
+    for name in sockets {
+        programs.insert(name, load_program(&mut ebpf, name)?);
+    }
+    for name in PACKET_PROGRAMS {
+        programs.insert(name, load_packet_program(&mut ebpf, name, settings.packets)?);
     }
     Ok(programs)
 }
 
-fn load_program(name: &str, program: &mut Program) -> Result<OwnedFd> {
+/// A kernel of another make may be less patient than those we know.
+fn load_packet_program(ebpf: &mut Ebpf, name: &str, build: PacketBuild) -> Result<OwnedFd> {
+    let loaded = load_program(ebpf, &build.name(name));
+    match loaded {
+        Err(error) if build == PacketBuild::Swift => {
+            tracing::warn!("taking the plain program instead: {error:#}");
+            load_program(ebpf, &PacketBuild::Plain.name(name))
+        }
+        loaded => loaded,
+    }
+}
+
+fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<OwnedFd> {
+    let program =
+        ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
     let loaded = match program {
         Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
         Program::CgroupSkb(program) => CgroupSkb::load(program),
@@ -268,11 +314,12 @@ fn explain(name: &str, error: ProgramError) -> anyhow::Error {
 mod helper {
     /// `bpf_set_retval`: the program sets its caller's error.
     pub const SET_RETVAL: (u32, u32) = (5, 18);
+    /// `bpf_ktime_get_coarse_ns`.
+    pub const COARSE_CLOCK: (u32, u32) = (5, 11);
 }
 
-/// 1 if the kernel has a helper, for a constant of the programs.
-fn has(helper: (u32, u32)) -> u8 {
+/// Whether this is that kernel or a later one.
+fn is_at_least(version: (u32, u32)) -> bool {
     let release = super::environment::kernel_release().unwrap_or_default();
-    let version = super::environment::parse_release(&release);
-    u8::from(version.is_some_and(|version| version >= helper))
+    super::environment::parse_release(&release).is_some_and(|ours| ours >= version)
 }

@@ -20,8 +20,11 @@ pub fn bring_up<A: Family, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) {
         return;
     }
     let Some(bridge) = s.device().map(|row| row.bridge) else { return };
+    if bridge == [0; 6] {
+        return;
+    }
     let Some(to) = s.load::<[u8; 6]>(0) else { return };
-    if bridge == [0; 6] || to == bridge || to[0] & 1 != 0 {
+    if to == bridge || to[0] & 1 != 0 {
         return;
     }
     let key = FlowKey { side: side::EGRESS, ..packet.key };

@@ -47,6 +47,9 @@ pub const ETHERNET_BYTES: u32 = 14;
 /// yet to compute; natively they work on a plain buffer.
 #[expect(clippy::len_without_is_empty, reason = "a packet under a hook is never empty")]
 pub trait Frame {
+    /// Whether headers are read and written in as few steps as can be. Verifiers of older kernels
+    /// give up over that.
+    const SWIFT: bool;
     /// Length of the whole packet.
     fn len(&self) -> u32;
     /// Bytes of the link layer's header: [`ETHERNET_BYTES`] or 0.
@@ -60,6 +63,11 @@ pub trait Frame {
     fn is_for_another_host(&self) -> bool;
     /// Read; nothing if the packet is shorter.
     fn load<T: Row>(&self, offset: u32) -> Option<T>;
+    /// As [`load`](Self::load), for what is read of every packet.
+    #[inline(always)]
+    fn load_header<T: Row>(&self, offset: u32) -> Option<T> {
+        self.load(offset)
+    }
     /// Write; false if the packet is shorter or there is no memory.
     fn store<T: Row>(&self, offset: u32, value: &T) -> bool;
     /// Update the IPv4 header checksum at `offset` for a change whose

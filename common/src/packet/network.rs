@@ -1,9 +1,11 @@
 //! The network header: IPv4 (RFC 791) and IPv6 (RFC 8200, with extension headers).
 
 use super::frame::{ETHERTYPE_V4, ETHERTYPE_V6, Frame};
+use super::rewrite::Ports;
 use super::transport::Packet;
-use crate::address::{Address, Be16, V4, V6};
+use crate::address::{Address, Be16, V4, V6, checksum_replace};
 use crate::counters::Counter;
+use crate::flow::side;
 use crate::row::Row;
 
 /// How much of a datagram a packet is.
@@ -40,6 +42,19 @@ pub trait Family: Address {
         quoted: bool,
         packet: &mut Packet<Self>,
     ) -> Result<(), Counter>;
+    /// Put in an address, that makes this difference to the header's checksum, and both ports, in
+    /// one step; at [`side::INGRESS`] the address is the destination's. False: nothing was written,
+    /// it takes several steps.
+    #[inline(always)]
+    fn store_ends<F: Frame>(
+        _frame: &F,
+        _packet: &Packet<Self>,
+        _address: &Self,
+        _difference: u32,
+        _ports: Ports,
+    ) -> bool {
+        false
+    }
 }
 
 /// Largest length a header can express, in bytes: what is longer was put together by GRO or is yet
@@ -64,6 +79,21 @@ struct V4Header {
 // SAFETY: the twenty bytes of RFC 791 section 3.1.
 unsafe impl Row for V4Header {}
 
+/// The end of a header without options, and the ports behind it.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+struct V4Ends {
+    checksum: u16,
+    source: V4,
+    destination: V4,
+    ports: Ports,
+}
+
+// SAFETY: fourteen bytes, packed.
+unsafe impl Row for V4Ends {}
+
+/// Offset of the header checksum.
+const V4_CHECKSUM_OFFSET: u32 = 10;
 /// "More fragments" in the fragment field.
 const V4_MORE: u16 = 0x2000;
 /// The offset in the fragment field.
@@ -75,7 +105,7 @@ impl Family for V4 {
     const ETHERTYPE: Be16 = ETHERTYPE_V4;
     const SOURCE_OFFSET: u32 = 12;
     const DESTINATION_OFFSET: u32 = 16;
-    const CHECKSUM_OFFSET: Option<u32> = Some(10);
+    const CHECKSUM_OFFSET: Option<u32> = Some(V4_CHECKSUM_OFFSET);
     const ICMP: u8 = 1;
 
     /// Destination unreachable, time exceeded, parameter problem (RFC 792).
@@ -91,7 +121,7 @@ impl Family for V4 {
         quoted: bool,
         packet: &mut Packet<Self>,
     ) -> Result<(), Counter> {
-        let Some(header) = frame.load::<V4Header>(offset) else {
+        let Some(header) = frame.load_header::<V4Header>(offset) else {
             return Err(Counter::PassedMalformed);
         };
         let header_bytes = u32::from(header.version_length & 0x0f) * 4;
@@ -122,6 +152,27 @@ impl Family for V4 {
             _ => Part::Later,
         };
         Ok(())
+    }
+
+    #[inline(always)]
+    fn store_ends<F: Frame>(
+        frame: &F,
+        packet: &Packet<Self>,
+        address: &Self,
+        difference: u32,
+        ports: Ports,
+    ) -> bool {
+        let place = packet.network + V4_CHECKSUM_OFFSET;
+        if packet.transport != packet.network + V4_BYTES {
+            return false;
+        }
+        let Some(checksum) = frame.load_header::<u16>(place) else { return false };
+        let checksum = checksum_replace(checksum, difference);
+        let (source, destination) = match packet.key.side {
+            side::INGRESS => (packet.key.source, *address),
+            _ => (*address, packet.key.destination),
+        };
+        frame.store(place, &V4Ends { checksum, source, destination, ports })
     }
 }
 
@@ -186,7 +237,7 @@ impl Family for V6 {
         quoted: bool,
         packet: &mut Packet<Self>,
     ) -> Result<(), Counter> {
-        let Some(header) = frame.load::<V6Header>(offset) else {
+        let Some(header) = frame.load_header::<V6Header>(offset) else {
             return Err(Counter::PassedMalformed);
         };
         let mut length = V6_BYTES + u32::from(header.length.get());

@@ -68,7 +68,9 @@ pub fn rewrite<A: Family, S: Frame + Tables<A>>(
         fragments::remember(s, packet, change);
     }
     let address = old.checksum_difference(change.address);
-    if !replace_address(s, packet.network, offset, &change.address, address) {
+    let ports = Ports { source, destination };
+    let is_stored = S::SWIFT && A::store_ends(s, packet, &change.address, address, ports);
+    if !is_stored && !replace_address(s, packet.network, offset, &change.address, address) {
         return false;
     }
     let how = Checksum {
@@ -84,15 +86,17 @@ pub fn rewrite<A: Family, S: Frame + Tables<A>>(
     if source == packet.key.source_port && destination == packet.key.destination_port {
         return true;
     }
-    let ports = checksum_add(
+    let difference = checksum_add(
         port_difference(packet.key.source_port, source),
         port_difference(packet.key.destination_port, destination),
     );
-    if !s.store(packet.transport, &Ports { source, destination }) {
+    if !is_stored && !s.store(packet.transport, &ports) {
         return false;
     }
     match packet.checksum_offset() {
-        Some(checksum) => s.update_checksum(checksum, ports, Checksum { pseudo: false, ..how }),
+        Some(checksum) => {
+            s.update_checksum(checksum, difference, Checksum { pseudo: false, ..how })
+        }
         None => true,
     }
 }

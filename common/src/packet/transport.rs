@@ -126,7 +126,7 @@ impl<A: Family> Packet<A> {
 
     #[inline(always)]
     fn read_tcp<F: Frame>(&mut self, frame: &F) -> Result<(), Counter> {
-        let Some(header) = frame.load::<TcpHeader>(self.transport) else {
+        let Some(header) = frame.load_header::<TcpHeader>(self.transport) else {
             return Err(Counter::PassedMalformed);
         };
         let header_bytes = (header.offset >> 4) * 4;
@@ -146,7 +146,7 @@ impl<A: Family> Packet<A> {
 
     #[inline(always)]
     fn read_datagram<F: Frame>(&mut self, frame: &F) -> Result<(), Counter> {
-        let Some(header) = frame.load::<UdpHeader>(self.transport) else {
+        let Some(header) = frame.load_header::<UdpHeader>(self.transport) else {
             return Err(Counter::PassedMalformed);
         };
         let mut bytes = UDP_BYTES;

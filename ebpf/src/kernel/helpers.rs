@@ -5,11 +5,13 @@ use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::generated;
 use aya_ebpf::programs::TcContext;
 use core::ffi::c_void;
+use core::mem::MaybeUninit;
 use core::ptr;
 use millrace_common::address::Be16;
 use millrace_common::counters::Counter;
+use millrace_common::row::Row;
 
-use crate::maps;
+use crate::{config, maps};
 
 /// `ECONNREFUSED` (`asm-generic/errno.h`).
 const ECONNREFUSED: i32 = 111;
@@ -31,6 +33,10 @@ pub fn random() -> u32 {
 /// `CLOCK_MONOTONIC` in nanoseconds.
 #[inline(always)]
 pub fn now_ns() -> u64 {
+    if config::has_coarse_clock() {
+        // SAFETY: takes nothing.
+        return unsafe { generated::bpf_ktime_get_coarse_ns() };
+    }
     // SAFETY: takes nothing.
     unsafe { generated::bpf_ktime_get_ns() }
 }
@@ -90,6 +96,50 @@ pub fn count(counter: Counter) {
         // update would cost a count.
         unsafe { *row = (*row).wrapping_add(1) };
     }
+}
+
+/// Offsets up to here are read directly, in bytes: what the verifier can follow, and more than all
+/// headers that are not odd.
+pub const DIRECT_BYTES: u32 = 256;
+
+/// Read from a packet at an offset up to [`DIRECT_BYTES`]. False: it is shorter. (Word by word and
+/// in assembly: the compiler takes BPF for a machine that must not read a word at an odd place.)
+#[inline(always)]
+pub fn read_packet<T: Row>(ctx: &TcContext, offset: u32, value: &mut MaybeUninit<T>) -> bool {
+    if offset > DIRECT_BYTES {
+        return false;
+    }
+    let bytes = size_of::<T>();
+    if ctx.data() + offset as usize + bytes > ctx.data_end() {
+        // Headers in fragments of a buffer are rare: then they are brought to its beginning.
+        // SAFETY: the context and a number.
+        unsafe { generated::bpf_skb_pull_data(ctx.skb.skb, offset + bytes as u32) };
+    }
+    let start = ctx.data() + offset as usize;
+    if start + bytes > ctx.data_end() {
+        return false;
+    }
+    let to = value.as_mut_ptr().cast::<u8>();
+    let mut at = 0;
+    while at + 4 <= size_of::<T>() {
+        let word: u64;
+        // SAFETY: within the packet, as was just checked; the verifier checks it again.
+        unsafe {
+            core::arch::asm!(
+                "{0} = *(u32 *)({1} + 0)",
+                out(reg) word, in(reg) start + at,
+                options(pure, readonly, nostack)
+            );
+            to.add(at).cast::<u32>().write_unaligned(word as u32);
+        }
+        at += 4;
+    }
+    while at < size_of::<T>() {
+        // SAFETY: as above, a byte.
+        unsafe { to.add(at).write(((start + at) as *const u8).read()) };
+        at += 1;
+    }
+    true
 }
 
 /// The network protocol of a packet.

@@ -8,17 +8,14 @@ use millrace_common::packet::frame::{Checksum, Frame};
 use millrace_common::row::Row;
 
 use super::Hook;
-use crate::config;
 use crate::kernel::helpers;
-
-/// `BPF_F_IPV6`: the packet has no header checksum that balances a change of address (Linux 6.16,
-/// and stable kernels since).
-const BPF_F_IPV6: u64 = 1 << 7;
 
 /// `PACKET_OTHERHOST`.
 const PACKET_OTHERHOST: u32 = 3;
 
-impl Frame for Hook<'_> {
+impl<const SWIFT: bool> Frame for Hook<'_, SWIFT> {
+    const SWIFT: bool = SWIFT;
+
     #[inline(always)]
     fn len(&self) -> u32 {
         self.ctx.len()
@@ -58,6 +55,18 @@ impl Frame for Hook<'_> {
         Some(unsafe { value.assume_init() })
     }
     #[inline(always)]
+    fn load_header<T: Row>(&self, offset: u32) -> Option<T> {
+        if !SWIFT || offset > helpers::DIRECT_BYTES {
+            return self.load(offset);
+        }
+        let mut value = MaybeUninit::<T>::uninit();
+        if !helpers::read_packet(self.ctx, offset, &mut value) {
+            return None;
+        }
+        // SAFETY: all of it was written, and every bit pattern of a row is valid.
+        Some(unsafe { value.assume_init() })
+    }
+    #[inline(always)]
     fn store<T: Row>(&self, offset: u32, value: &T) -> bool {
         // SAFETY: the context, and a row of the length that is given.
         let result = unsafe {
@@ -86,12 +95,18 @@ impl Frame for Hook<'_> {
         if how.optional {
             flags |= u64::from(BPF_F_MARK_MANGLED_0);
         }
-        if how.pseudo && how.v6 && config::has_csum_v6() {
-            flags |= BPF_F_IPV6;
-        }
         let skb = self.ctx.skb.skb;
         // SAFETY: the context and numbers.
-        unsafe { generated::bpf_l4_csum_replace(skb, offset, 0, u64::from(difference), flags) == 0 }
+        let result =
+            unsafe { generated::bpf_l4_csum_replace(skb, offset, 0, u64::from(difference), flags) };
+        if how.pseudo && how.v6 {
+            // The helper takes the difference off the sum that a network card gave for the whole
+            // packet, though IPv6 has no header checksum that puts it there (BPF_F_IPV6 of Linux
+            // 6.16 would tell it). Put it there.
+            // SAFETY: as above.
+            unsafe { generated::bpf_csum_update(skb, difference) };
+        }
+        result == 0
     }
     #[inline(always)]
     fn resize(&self, len: u32) -> bool {

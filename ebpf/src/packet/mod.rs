@@ -13,29 +13,29 @@ use millrace_common::packet::{comes_in, goes_out};
 
 use crate::kernel::helpers;
 
-/// A packet under a hook.
-pub struct Hook<'a> {
+/// A packet under a hook. `SWIFT`: see [`Frame::SWIFT`](millrace_common::packet::frame::Frame).
+pub struct Hook<'a, const SWIFT: bool> {
     ctx: &'a TcContext,
     link_bytes: u32,
 }
 
 /// A packet comes in by a device whose link layer header has that many bytes.
 #[inline(always)]
-pub fn packet_in(ctx: &TcContext, link_bytes: u32) -> i32 {
-    let hook = Hook { ctx, link_bytes };
+pub fn packet_in<const SWIFT: bool>(ctx: &TcContext, link_bytes: u32) -> i32 {
+    let hook = Hook::<SWIFT> { ctx, link_bytes };
     code(&hook, comes_in(&hook))
 }
 
 /// A packet goes out by one.
 #[inline(always)]
-pub fn packet_out(ctx: &TcContext, link_bytes: u32) -> i32 {
-    let hook = Hook { ctx, link_bytes };
+pub fn packet_out<const SWIFT: bool>(ctx: &TcContext, link_bytes: u32) -> i32 {
+    let hook = Hook::<SWIFT> { ctx, link_bytes };
     code(&hook, goes_out(&hook))
 }
 
 /// What the program returns. "Unspecified" lets the next program have its say: we only translate.
 #[inline(always)]
-fn code(hook: &Hook, verdict: Verdict) -> i32 {
+fn code<const SWIFT: bool>(hook: &Hook<SWIFT>, verdict: Verdict) -> i32 {
     if let Some(device) = verdict.redirected_to() {
         return helpers::redirect_to_neighbour(device);
     }

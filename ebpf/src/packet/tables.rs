@@ -23,7 +23,7 @@ const fn address_bits<A>() -> u32 {
     size_of::<A>() as u32 * 8
 }
 
-impl<A: PacketRows> select::Tables<A> for Hook<'_> {
+impl<A: PacketRows, const SWIFT: bool> select::Tables<A> for Hook<'_, SWIFT> {
     #[inline(always)]
     fn frontend(&self, key: &FrontendKey<A>) -> Option<Frontend> {
         A::frontend(key)
@@ -54,7 +54,7 @@ impl<A: PacketRows> select::Tables<A> for Hook<'_> {
     }
 }
 
-impl<A: PacketRows> Tables<A> for Hook<'_> {
+impl<A: PacketRows, const SWIFT: bool> Tables<A> for Hook<'_, SWIFT> {
     #[inline(always)]
     fn flow(&self, table: Table, key: &FlowKey<A>) -> Option<&Shared<Flow<A>>> {
         let row: *const Shared<Flow<A>> = A::flow(table, key).cast_const().cast();

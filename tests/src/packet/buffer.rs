@@ -82,6 +82,8 @@ impl Buffer {
 }
 
 impl Frame for Buffer {
+    const SWIFT: bool = true;
+
     fn len(&self) -> u32 {
         u32::try_from(self.bytes.borrow().len()).unwrap_or(u32::MAX)
     }

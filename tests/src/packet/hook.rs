@@ -29,6 +29,8 @@ pub struct At<'a, T> {
 pub type Hook<'a> = At<'a, Buffer>;
 
 impl Frame for Hook<'_> {
+    const SWIFT: bool = true;
+
     fn len(&self) -> u32 {
         self.subject.len()
     }

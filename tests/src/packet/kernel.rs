@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use millrace::bpf::object::{FlowCapacity, Object, Settings};
+use millrace::bpf::object::{FlowCapacity, Object, PacketBuild, Settings};
 use millrace::bpf::pins::Pins;
 use millrace::bpf::sys;
 use millrace::plan::op::Capacity;
@@ -101,8 +101,8 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Load the programs, and move the calling thread to a network namespace with [`DEVICES`].
-    pub fn load() -> Result<Self> {
+    /// Load the programs of a build, and move the calling thread to a network namespace with [`DEVICES`].
+    pub fn load(packets: PacketBuild) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         enter_namespace()?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -118,7 +118,7 @@ impl Kernel {
             cpus: possible_cpus()?,
         };
         let flows = FlowCapacity { established: FLOWS, half_open: HALF_OPEN };
-        let settings = Settings { capacity: CAPACITY, flows, node_netns_cookie: 0 };
+        let settings = Settings { capacity: CAPACITY, flows, node_netns_cookie: 0, packets };
         let object = Object::load(&kernel.pins, &settings)?;
         for program in [Program::In, Program::Out, Program::InRaw, Program::OutRaw] {
             let fd = object.program(program.name()).context("a program is missing")?;

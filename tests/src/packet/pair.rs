@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
+use millrace::bpf::object::PacketBuild;
 use millrace_common::counters::Counter;
 use millrace_common::packet::frame::Verdict;
 use millrace_common::packet::{comes_in, goes_out};
@@ -45,8 +46,8 @@ impl Pair {
     }
 
     /// Both.
-    pub fn load(node: Node) -> Result<Self> {
-        let kernel = Kernel::load()?;
+    pub fn load(node: Node, packets: PacketBuild) -> Result<Self> {
+        let kernel = Kernel::load(packets)?;
         kernel.load_rows(&node)?;
         let mut pair = Self { node, kernel: Some(kernel), before: BTreeMap::new() };
         pair.forget()?;

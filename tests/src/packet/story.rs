@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context as _, Result, ensure};
+use millrace::bpf::object::PacketBuild;
 use millrace_common::counters::Counter;
 use millrace_common::packet::frame::Verdict;
 
@@ -210,8 +211,8 @@ impl Stage {
     }
 
     /// Natively and in the kernel.
-    pub fn load() -> Result<Self> {
-        let pair = |address| Pair::load(at::node(address));
+    pub fn load(packets: PacketBuild) -> Result<Self> {
+        let pair = |address| Pair::load(at::node(address), packets);
         Ok(Self { a: pair(at::NODE_A)?, b: pair(at::NODE_B)? })
     }
 

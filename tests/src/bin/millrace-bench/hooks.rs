@@ -5,15 +5,19 @@
 //! none of ours. The kernel counts both alike, so the second is measured by itself, where there is
 //! no Service, and taken off.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result, ensure};
 use millrace_tests::hooks::{self, Empty};
-use millrace_tests::lab::Node;
-use serde::Serialize;
+use millrace_tests::lab::{Family, Node};
 
-use crate::lane::{Dialogue, Lane};
-use crate::packets::Routed;
-use crate::programs::{Statistics, totals};
-use crate::statistics::Quartiles;
+use crate::lane::{Dialogue, Lane, Target};
+use crate::maps::totals;
+use crate::programs::EMPTY;
+use crate::result::ProgramCost;
+use crate::services::{self, Extra};
+use crate::site::{Client, Site};
+use crate::statistics::{Quartiles, rounded};
 
 /// Times that everything is measured.
 const REPEATS: usize = 7;
@@ -27,26 +31,8 @@ const RUNS: f64 = 2.0;
 const STRAY_RUNS: f64 = 1.05;
 /// The device that has all programs.
 const UPLINK: &str = "eth0";
-/// Lanes of [`Routed::outside`]: without an agent, without a Service, by NodePort, masqueraded.
-const BARE: usize = 0;
-const MISS: usize = 2;
-const NODE_PORT: usize = 3;
-const MASQUERADED: usize = 4;
 /// Names of the programs, in the order of [`Cost`].
 const NAMES: [&str; 2] = ["packet_in", "packet_out"];
-
-/// What a program costs for one kind of packet.
-#[derive(Serialize)]
-pub struct HookCost {
-    /// Its name.
-    pub program: &'static str,
-    /// What the packet is to it.
-    pub packet: &'static str,
-    /// Nanoseconds per run.
-    pub ns: Quartiles,
-    /// The median, less that of a program that does nothing.
-    pub net_ns: f64,
-}
 
 /// Nanoseconds of `packet_in` and `packet_out`.
 type Cost = [f64; 2];
@@ -63,46 +49,86 @@ const KINDS: [&str; 5] = [
 /// What one repeat found.
 type Sample = [Cost; KINDS.len()];
 
-/// Both programs' costs for all kinds of packets.
-pub fn measure(routed: &Routed) -> Result<Vec<HookCost>> {
-    ensure!(routed.agent().pid().is_some(), "the agent has ended");
-    let mut lanes = routed.outside()?;
-    let programs = programs(routed.served())?;
-    let empty = Empty::attach(routed.bare(), UPLINK)?;
-    let nothing = vec![("empty".to_owned(), u64::from(empty.program_id))];
-    let _on = Statistics::on()?;
+/// A lane that exchanges datagrams, and what it dials.
+struct Dialler {
+    lane: Lane,
+    target: SocketAddr,
+    server: u32,
+}
+
+/// Everybody who dials here.
+struct Diallers {
+    bare: Dialler,
+    miss: Dialler,
+    node_port: Dialler,
+    masqueraded: Dialler,
+}
+
+/// Both programs' costs for all kinds of packets, at a site of ours, beside one without an agent.
+/// Statistics must be on.
+pub fn measure(site: &Site, bare: &Site, seed: u64) -> Result<Vec<ProgramCost>> {
+    let mut diallers = diallers(site, bare, seed)?;
+    let programs = programs(site.node())?;
+    let empty = Empty::attach(bare.node(), UPLINK)?;
+    let nothing = vec![(EMPTY.to_owned(), u64::from(empty.program_id))];
     let (mut samples, mut floor) = (Vec::new(), Vec::new());
     for _ in 0..REPEATS {
-        samples.push(sample(&mut lanes, &programs)?);
-        let total = |(ns, runs): (u64, u64)| (ns as f64, runs as f64);
-        let before = totals(&nothing)?.get("empty").copied().context("the empty program")?;
-        exchange(&mut lanes[BARE], EXCHANGES, EXCHANGES)?;
-        let after = totals(&nothing)?.get("empty").copied().context("the empty program")?;
-        let (before, after) = (total(before), total(after));
-        floor.push((after.0 - before.0) / (after.1 - before.1));
+        samples.push(sample(&mut diallers, &programs)?);
+        let so_far = || -> Result<[f64; 2]> {
+            let (ns, runs) = totals(&nothing)?.get(EMPTY).copied().context("the empty program")?;
+            Ok([ns as f64, runs as f64])
+        };
+        let before = so_far()?;
+        diallers.bare.exchange(EXCHANGES, EXCHANGES)?;
+        let after = so_far()?;
+        floor.push((after[0] - before[0]) / (after[1] - before[1]));
     }
     let floor = Quartiles::of(floor);
-    let mut costs = vec![HookCost { program: "empty", packet: "any", ns: floor, net_ns: 0.0 }];
+    let services = site.shape.services;
+    let cost = |program: &str, what: &str, ns: Quartiles| ProgramCost {
+        program: program.into(),
+        what: what.into(),
+        services,
+        ns,
+        net_ns: Some(rounded(ns.median - floor.median)),
+    };
+    let mut costs = vec![cost(EMPTY, "any", floor)];
     for (program, name) in NAMES.iter().enumerate() {
         for (kind, packet) in KINDS.iter().enumerate() {
             let ns = Quartiles::of(samples.iter().map(|sample| sample[kind][program]).collect());
-            let net_ns = ns.median - floor.median;
-            costs.push(HookCost { program: name, packet, ns, net_ns });
+            costs.push(cost(name, packet, ns));
         }
     }
     Ok(costs)
 }
 
+fn diallers(site: &Site, bare: &Site, seed: u64) -> Result<Diallers> {
+    let dialler = |name: &str, at: &Site, target| -> Result<Dialler> {
+        let lane = Lane::start(name.into(), &at.place(Client::Outside), seed)?;
+        Ok(Dialler { lane, target, server: at.server(1)? })
+    };
+    let port = |extra: Extra| -> Result<SocketAddr> {
+        Ok(site.node_port(Family::V4, extra.node_port().context("a NodePort")?))
+    };
+    // Not a backend's address: a flow of the path keeps its client's port for itself towards its
+    // backend, for as long as it is remembered.
+    let direct = services::server(Family::V4, 1, 5);
+    Ok(Diallers {
+        bare: dialler("no agent", bare, direct)?,
+        miss: dialler("no Service", site, direct)?,
+        node_port: dialler("NodePort", site, port(Extra::LocalPort)?)?,
+        masqueraded: dialler("NodePort, masqueraded", site, port(Extra::ClusterPort)?)?,
+    })
+}
+
 /// One repeat: what an exchange costs of each kind, and from that what a run does.
-fn sample(lanes: &mut [Lane], programs: &[(String, u64)]) -> Result<Sample> {
-    let mut cost =
-        |lane: usize, count, per_socket| cost_of(&mut lanes[lane], programs, count, per_socket);
-    let miss = cost(MISS, EXCHANGES, EXCHANGES)?;
-    let established = cost(NODE_PORT, EXCHANGES, EXCHANGES)?;
-    let masqueraded = cost(MASQUERADED, EXCHANGES, EXCHANGES)?;
-    let first = cost(NODE_PORT, FLOWS, 1)?;
+fn sample(diallers: &mut Diallers, programs: &[(String, u64)]) -> Result<Sample> {
+    let miss = diallers.miss.cost(programs, EXCHANGES, EXCHANGES)?;
+    let established = diallers.node_port.cost(programs, EXCHANGES, EXCHANGES)?;
+    let masqueraded = diallers.masqueraded.cost(programs, EXCHANGES, EXCHANGES)?;
+    let first = diallers.node_port.cost(programs, FLOWS, 1)?;
     // Of one exchange; a flow has two.
-    let two = cost(NODE_PORT, 2 * FLOWS, 2)?;
+    let two = diallers.node_port.cost(programs, 2 * FLOWS, 2)?;
     let each = |derive: fn(&[f64; 5]) -> f64| {
         [0, 1].map(|i| derive(&[miss[i], established[i], masqueraded[i], first[i], two[i]]))
     };
@@ -116,39 +142,36 @@ fn sample(lanes: &mut [Lane], programs: &[(String, u64)]) -> Result<Sample> {
     ])
 }
 
-/// Nanoseconds of both programs per exchange.
-fn cost_of(
-    lane: &mut Lane,
-    programs: &[(String, u64)],
-    count: u32,
-    per_socket: u32,
-) -> Result<Cost> {
-    let before = totals(programs)?;
-    exchange(lane, count, per_socket)?;
-    let after = totals(programs)?;
-    let mut cost = [0.0; 2];
-    for (cost, name) in cost.iter_mut().zip(NAMES) {
-        let (ns_before, runs_before) = *before.get(name).context("a program is gone")?;
-        let (ns, runs) = *after.get(name).context("a program is gone")?;
-        let (ns, runs) = ((ns - ns_before) as f64, (runs - runs_before) as f64);
-        let wanted = f64::from(count) * RUNS;
-        ensure!(
-            (wanted..=wanted * STRAY_RUNS).contains(&runs),
-            "{name} ran {runs} times in {count} exchanges of lane {}",
-            lane.name
-        );
-        *cost = ns / runs * RUNS;
+impl Dialler {
+    /// Nanoseconds of both programs per exchange.
+    fn cost(&mut self, programs: &[(String, u64)], count: u32, per_socket: u32) -> Result<Cost> {
+        let before = totals(programs)?;
+        self.exchange(count, per_socket)?;
+        let after = totals(programs)?;
+        let mut cost = [0.0; 2];
+        for (cost, name) in cost.iter_mut().zip(NAMES) {
+            let (ns_before, runs_before) = *before.get(name).context("a program is gone")?;
+            let (ns, runs) = *after.get(name).context("a program is gone")?;
+            let (ns, runs) = ((ns - ns_before) as f64, (runs - runs_before) as f64);
+            let wanted = f64::from(count) * RUNS;
+            let target = self.target;
+            ensure!(
+                (wanted..=wanted * STRAY_RUNS).contains(&runs),
+                "{name} ran {runs} times in {count} exchanges with {target}"
+            );
+            *cost = ns / runs * RUNS;
+        }
+        Ok(cost)
     }
-    Ok(cost)
-}
 
-fn exchange(lane: &mut Lane, count: u32, per_socket: u32) -> Result<()> {
-    lane.dialogue = Dialogue::Datagrams { per_socket };
-    lane.block(count).map(drop)
+    fn exchange(&mut self, count: u32, per_socket: u32) -> Result<()> {
+        let dialogue = Dialogue::Datagrams { per_socket };
+        self.lane.block(dialogue, Target::One(self.target), count, self.server).map(drop)
+    }
 }
 
 /// Names and ids of the programs on the node's uplink.
-fn programs(node: &Node) -> Result<Vec<(String, u64)>> {
+pub fn programs(node: &Node) -> Result<Vec<(String, u64)>> {
     let hooks = hooks::on(node, UPLINK)?;
     NAMES
         .iter()

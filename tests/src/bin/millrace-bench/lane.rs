@@ -1,30 +1,37 @@
-//! A lane: a client process in a pod that dials blocks of connections, or exchanges blocks of
-//! datagrams, when told to.
+//! A lane: a client process in a pod, or outside, that dials when told to.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use millrace_tests::lab::Place;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// Ports a server listens on.
-const PORTS: u64 = crate::SERVER_PORTS.len() as u64;
+use crate::clock::{cpu_us, thread_cpu_us};
+use crate::probe::{self, Seen};
+use crate::server::{CLOSE, ECHO};
+use crate::services;
+use crate::statistics::Random;
 
-/// How long a datagram's answer may take; a lost one is a failure.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// What a datagram carries; the answer is the same.
-const DATAGRAM: [u8; 64] = [7; 64];
-/// Packets of an exchange: a datagram and its answer.
-const PACKETS_PER_EXCHANGE: f64 = 2.0;
+/// How long an answer may take; a lost one is a failure.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// What a request carries; the answer is the same.
+const MESSAGE: [u8; 64] = [7; 64];
+/// The CPU of all clients; they take turns.
+const CPU: usize = 0;
+/// Less nice than anybody else, while it lasts.
+const NICE: i32 = -15;
 
 /// What a lane's client and server do with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Dialogue {
     /// One TCP connection after the other.
     Connections,
+    /// A request and its answer, and again, in one TCP connection for the block.
+    Requests,
     /// A datagram and its answer, and again.
     Datagrams {
         /// Exchanges until the client takes a new socket, and so begins a new flow.
@@ -33,174 +40,248 @@ pub enum Dialogue {
 }
 
 /// What a lane dials.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
     /// Always the same address.
     One(SocketAddr),
-    /// One of three ports at random, as a service of three backends does.
-    AnyPort {
-        /// Where.
-        address: IpAddr,
-        /// The first of them.
-        first: u16,
+    /// One of the server's addresses at random, as a Service with these endpoints does.
+    AnyOf {
+        /// The first one.
+        first: SocketAddr,
+        /// How many there are.
+        count: u8,
     },
-    /// A service at random.
-    Any {
+    /// A Service at random.
+    AnyService {
         /// How many there are.
         services: u32,
     },
 }
 
-/// What one block of connections or exchanges cost.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+/// What one block cost.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Block {
-    /// Median time of a connect(), or of an exchange, microseconds.
-    pub connect_us: f64,
-    /// CPU time of client and server per connection, or per datagram, microseconds.
+    /// Median time of a connect(), or of a request and its answer, microseconds.
+    pub time_us: f64,
+    /// CPU time of client and server for one, microseconds.
     pub cpu_us: f64,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Order {
-    dialogue: Dialogue,
-    target: Target,
-    count: u32,
-    server: u32,
+enum Order {
+    Block { dialogue: Dialogue, target: Target, count: u32, server: u32 },
+    Await { target: SocketAddr, old: u8 },
+    Dial { target: SocketAddr, millis: u64 },
 }
 
 /// A client process.
 pub struct Lane {
-    /// Shown to people.
-    pub name: &'static str,
-    /// What it does; connections to begin with.
-    pub dialogue: Dialogue,
-    target: Target,
-    server: u32,
+    name: String,
     child: Child,
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
 }
 
 impl Lane {
-    /// Start a client in `place` that dials `target`, behind which is the process `server`.
-    pub fn start(name: &'static str, place: &Place, target: Target, server: u32) -> Result<Self> {
+    /// Start a client in `place`.
+    pub fn start(name: String, place: &Place, seed: u64) -> Result<Self> {
         let mut command = place.command(std::env::current_exe()?);
-        command.arg("lane").stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(["lane", &seed.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("start lane {name}"))?;
         let orders = child.stdin.take().context("a piped stdin")?;
         let answers = BufReader::new(child.stdout.take().context("a piped stdout")?);
-        let dialogue = Dialogue::Connections;
-        Ok(Self { name, dialogue, target, server, child, orders, answers })
+        Ok(Self { name, child, orders, answers })
     }
 
-    /// Dial `count` connections, or exchange `count` datagrams, one after the other.
-    pub fn block(&mut self, count: u32) -> Result<Block> {
-        let Self { dialogue, target, server, .. } = *self;
-        let order = Order { dialogue, target, count, server };
-        writeln!(self.orders, "{}", serde_json::to_string(&order)?)?;
+    /// Dial `count` times, one after the other; `server` is the process behind `target`.
+    pub fn block(
+        &mut self,
+        dialogue: Dialogue,
+        target: Target,
+        count: u32,
+        server: u32,
+    ) -> Result<Block> {
+        self.tell(&Order::Block { dialogue, target, count, server })?;
+        self.answer()
+    }
+
+    /// Dial until another server than `old` answers. Returns when it has answered once.
+    pub fn begin_await(&mut self, target: SocketAddr, old: u8) -> Result<()> {
+        self.tell(&Order::Await { target, old })?;
+        self.answer()
+    }
+
+    /// Dial for a while; what was seen comes by [`Lane::seen`].
+    pub fn begin_dial(&mut self, target: SocketAddr, time: Duration) -> Result<()> {
+        self.tell(&Order::Dial { target, millis: time.as_millis() as u64 })
+    }
+
+    /// What the last order's connections saw.
+    pub fn seen(&mut self) -> Result<Seen> {
+        self.answer()
+    }
+
+    fn tell(&mut self, order: &Order) -> Result<()> {
+        writeln!(self.orders, "{}", serde_json::to_string(order)?)?;
+        Ok(())
+    }
+
+    fn answer<T: DeserializeOwned>(&mut self) -> Result<T> {
         let mut line = String::new();
         self.answers.read_line(&mut line)?;
-        ensure!(!line.is_empty(), "lane {} ended: its last connect failed", self.name);
-        let answer: Result<Block, String> = serde_json::from_str(&line)?;
+        ensure!(!line.is_empty(), "lane {} ended", self.name);
+        let answer: Result<T, String> = serde_json::from_str(&line)?;
         answer.map_err(|error| anyhow::anyhow!("lane {}: {error}", self.name))
     }
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
+        // Failure means it is gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
+/// Keeps the process on one CPU, before others. On a machine with fewer CPUs, or without the right
+/// to, it stays as it is.
+pub fn pin(cpu: usize) {
+    // SAFETY: the set is plain data, made empty before it is filled; 0 is this process.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of_val(&set), &raw const set);
+        libc::setpriority(libc::PRIO_PROCESS, 0, NICE);
+    }
+}
+
 /// The client process: one order a line, one answer a line.
-pub fn serve_commands() -> Result<()> {
-    let mut random = u64::from(std::process::id()) | 1;
+pub fn serve_orders(seed: &str) -> Result<()> {
+    pin(CPU);
+    let mut random = Random::new(seed.parse().context("the lane's seed")?);
     for line in std::io::stdin().lines() {
-        let order: Order = serde_json::from_str(&line?)?;
-        let answer = run(&order, &mut random).map_err(|error| format!("{error:#}"));
-        println!("{}", serde_json::to_string(&answer)?);
+        match serde_json::from_str(&line?)? {
+            Order::Block { dialogue, target, count, server } => {
+                say(run(dialogue, target, count, server, &mut random))?;
+            }
+            Order::Await { target, old } => say(probe::await_change(target, old, || say(Ok(()))))?,
+            Order::Dial { target, millis } => {
+                say(Ok(probe::dial_for(target, Duration::from_millis(millis))))?;
+            }
+        }
     }
     Ok(())
 }
 
-fn run(order: &Order, random: &mut u64) -> Result<Block> {
-    let before = cpu_us(order.server)?;
-    let mut times = Vec::with_capacity(order.count as usize);
+fn say<T: Serialize>(answer: Result<T>) -> Result<()> {
+    let answer = answer.map_err(|error| format!("{error:#}"));
+    println!("{}", serde_json::to_string(&answer)?);
+    Ok(())
+}
+
+fn run(
+    dialogue: Dialogue,
+    target: Target,
+    count: u32,
+    server: u32,
+    random: &mut Random,
+) -> Result<Block> {
+    let before = thread_cpu_us()? + cpu_us(server)?;
+    let mut times = Vec::with_capacity(count as usize);
+    let mut stream = None;
     let mut socket = None;
-    for index in 0..order.count {
-        times.push(match order.dialogue {
-            Dialogue::Connections => connect(next(order.target, random))?,
+    for index in 0..count {
+        times.push(match dialogue {
+            Dialogue::Connections => connect(next(target, random))?,
+            Dialogue::Requests => {
+                if stream.is_none() {
+                    stream = Some(open_stream(next(target, random))?);
+                }
+                request(stream.as_mut().context("a stream was opened")?)?
+            }
+            Dialogue::Datagrams { per_socket: 1 } => first_datagram(next(target, random))?,
             Dialogue::Datagrams { per_socket } => {
                 if index % per_socket == 0 {
-                    socket = Some(open_socket(next(order.target, random))?);
+                    socket = Some(open_socket(next(target, random))?);
                 }
-                exchange(socket.as_ref().context("the first exchange opens a socket")?)?
+                exchange(socket.as_ref().context("a socket was opened")?)?
             }
         });
     }
-    let cpu = cpu_us(order.server)? - before;
+    let cpu = thread_cpu_us()? + cpu_us(server)? - before;
     times.sort_by(f64::total_cmp);
-    let units = match order.dialogue {
-        Dialogue::Connections => f64::from(order.count),
-        Dialogue::Datagrams { .. } => f64::from(order.count) * PACKETS_PER_EXCHANGE,
-    };
-    Ok(Block { connect_us: times[times.len() / 2], cpu_us: cpu / units })
+    let median = times.get(times.len() / 2).copied().context("a block of at least one")?;
+    Ok(Block { time_us: median, cpu_us: cpu / f64::from(count) })
+}
+
+fn next(target: Target, random: &mut Random) -> SocketAddr {
+    match target {
+        Target::One(address) => address,
+        Target::AnyOf { first, count } => {
+            services::nth(first, random.below(u64::from(count)) as u32)
+        }
+        Target::AnyService { services } => {
+            let index = random.below(u64::from(services)) as u32;
+            services::cluster_ip(millrace_tests::lab::Family::V4, index)
+        }
+    }
+}
+
+/// Time of one connect() in microseconds; then a byte, its answer, and the server closes.
+fn connect(address: SocketAddr) -> Result<f64> {
+    let begun = Instant::now();
+    let mut stream = TcpStream::connect(address).with_context(|| format!("connect {address}"))?;
+    let elapsed = begun.elapsed();
+    stream.write_all(&[CLOSE]).context("ask who it is")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).context("wait for the server to close")?;
+    ensure!(answer.len() == 1, "{address} answered {} bytes", answer.len());
+    Ok(elapsed.as_secs_f64() * 1e6)
+}
+
+fn open_stream(address: SocketAddr) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect(address).with_context(|| format!("connect {address}"))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.write_all(&[ECHO]).context("ask for an echo")?;
+    Ok(stream)
+}
+
+/// Time of one request and its answer in microseconds.
+fn request(stream: &mut TcpStream) -> Result<f64> {
+    let begun = Instant::now();
+    stream.write_all(&MESSAGE).context("send a request")?;
+    let mut answer = [0; MESSAGE.len()];
+    stream.read_exact(&mut answer).context("wait for the answer")?;
+    ensure!(answer == MESSAGE, "the answer is another");
+    Ok(begun.elapsed().as_secs_f64() * 1e6)
 }
 
 fn open_socket(address: SocketAddr) -> Result<UdpSocket> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("open a UDP socket")?;
+    let any: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).context("open a UDP socket")?;
     socket.connect(address).with_context(|| format!("connect to {address}"))?;
     socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     Ok(socket)
 }
 
-/// Time of one datagram and its answer in microseconds.
-fn exchange(socket: &UdpSocket) -> Result<f64> {
+/// Time of a new socket's connect() and its first datagram, with the answer, in microseconds.
+fn first_datagram(address: SocketAddr) -> Result<f64> {
     let begun = Instant::now();
-    socket.send(&DATAGRAM).context("send a datagram")?;
-    let mut answer = [0; DATAGRAM.len()];
-    let length = socket.recv(&mut answer).context("wait for the answer")?;
-    ensure!(answer[..length] == DATAGRAM, "the answer is another: {length} bytes");
+    let socket = open_socket(address)?;
+    exchange(&socket)?;
     Ok(begun.elapsed().as_secs_f64() * 1e6)
 }
 
-fn next(target: Target, random: &mut u64) -> SocketAddr {
-    // xorshift64: seeded by the process id, good enough to defeat caches.
-    *random ^= *random << 13;
-    *random ^= *random >> 7;
-    *random ^= *random << 17;
-    match target {
-        Target::One(address) => address,
-        Target::AnyPort { address, first } => {
-            SocketAddr::new(address, first + (*random % PORTS) as u16)
-        }
-        Target::Any { services } => crate::service((*random % u64::from(services)) as u32),
-    }
-}
-
-/// Time of one connect() in microseconds; waits for the server to close.
-fn connect(address: SocketAddr) -> Result<f64> {
+/// Time of one datagram and its answer in microseconds.
+fn exchange(socket: &UdpSocket) -> Result<f64> {
     let begun = Instant::now();
-    let mut stream = TcpStream::connect(address).with_context(|| format!("connect {address}"))?;
-    let elapsed = begun.elapsed();
-    stream.read_to_end(&mut Vec::new()).context("wait for the server to close")?;
-    Ok(elapsed.as_secs_f64() * 1e6)
-}
-
-/// CPU time of this thread and of the server so far, in microseconds.
-fn cpu_us(server: u32) -> Result<f64> {
-    let mut clock = 0;
-    // SAFETY: a valid place for the result.
-    let error = unsafe { libc::clock_getcpuclockid(server.cast_signed(), &raw mut clock) };
-    ensure!(error == 0, "the server's CPU clock: errno {error}");
-    Ok(read_clock(libc::CLOCK_THREAD_CPUTIME_ID)? + read_clock(clock)?)
-}
-
-fn read_clock(clock: libc::clockid_t) -> Result<f64> {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: a valid place for the result.
-    let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
-    ensure!(result == 0, "read a CPU clock: {}", std::io::Error::last_os_error());
-    Ok(time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3)
+    socket.send(&MESSAGE).context("send a datagram")?;
+    let mut answer = [0; MESSAGE.len()];
+    let length = socket.recv(&mut answer).context("wait for the answer")?;
+    ensure!(answer[..length] == MESSAGE, "the answer is another: {length} bytes");
+    Ok(begun.elapsed().as_secs_f64() * 1e6)
 }

@@ -1,15 +1,21 @@
-//! What each program costs per run, by the kernel's own statistics.
+//! What each program costs per run, by the kernel's own statistics, in the traffic of each site of
+//! ours: sockets that dial the hot Service, one at random, and none.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use millrace_tests::agent::Agent;
-use serde::Serialize;
-use serde_json::Value;
+use millrace_tests::lab::Family;
 
-use crate::lane::Lane;
-use crate::statistics::Quartiles;
+use crate::hooks;
+use crate::lane::{Dialogue, Lane, Target};
+use crate::maps::{self, totals};
+use crate::options::Options;
+use crate::result::{ProgramCost, Run};
+use crate::runs;
+use crate::services;
+use crate::site::{Client, Dataplane, Site};
+use crate::statistics::{Quartiles, rounded};
 
 /// Turns the statistics on; costs every program some 50 ns a run while it is on.
 const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
@@ -17,17 +23,8 @@ const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 const REPEATS: usize = 5;
 /// Connections per block.
 const CONNECTIONS: u32 = 1000;
-
-/// A program's cost in one lane.
-#[derive(Serialize)]
-pub struct ProgramCost {
-    /// Its name.
-    pub program: String,
-    /// What the clients did.
-    pub lane: &'static str,
-    /// Nanoseconds per run.
-    pub ns: Quartiles,
-}
+/// What the row of a program that does nothing is called.
+pub const EMPTY: &str = "empty";
 
 /// Statistics on while this lives.
 pub struct Statistics {
@@ -45,21 +42,57 @@ impl Statistics {
 
 impl Drop for Statistics {
     fn drop(&mut self) {
+        // It was written a moment ago; and there is nobody to tell.
         let _ = std::fs::write(STATISTICS, &self.before);
     }
 }
 
-/// Every program's cost in every lane in which it runs.
-pub fn measure(agent: &Agent, lanes: &mut [Lane]) -> Result<Vec<ProgramCost>> {
-    let programs = programs(agent)?;
-    let _on = Statistics::on()?;
+/// All that is to be known about programs. The first site must be a direct one.
+pub fn measure(sites: &[Site], options: &Options, run: &mut Run) -> Result<()> {
+    let (bare, ours): (Vec<_>, Vec<_>) =
+        sites.iter().partition(|site| site.dataplane == Dataplane::Direct);
+    let ours = ours.into_iter().filter(|site| site.dataplane == Dataplane::Millrace);
+    let bare = bare.first().context("a direct site")?;
+    let statistics = Statistics::on()?;
+    for site in ours {
+        let mut costs = hooks::measure(site, bare, options.seed)?;
+        let floor = costs.iter().find(|cost| cost.program == EMPTY).map(|cost| cost.ns.median);
+        let floor = floor.context("a program that does nothing")?;
+        costs.extend(sockets(site, floor, options.seed)?);
+        if run.sizes.is_empty() {
+            let packets = hooks::programs(site.node())?;
+            run.sizes = maps::sizes(&[programs(agent(site)?)?, packets].concat())?;
+        }
+        run.programs.extend(costs);
+    }
+    drop(statistics);
+    run.runs = std::thread::spawn(runs::measure).join().ok().context("measure runs")??;
+    Ok(())
+}
+
+fn agent(site: &Site) -> Result<&Agent> {
+    site.agent.as_ref().context("a site of ours has an agent")
+}
+
+/// Every hook's cost for sockets, in every lane in which it runs.
+fn sockets(site: &Site, floor: f64, seed: u64) -> Result<Vec<ProgramCost>> {
+    let programs = programs(agent(site)?)?;
+    let shape = site.shape;
+    let hot = Target::One(services::cluster_ip(Family::V4, shape.hot()));
+    let random = Target::AnyService { services: shape.services };
+    let none = Target::One(services::server(Family::V4, 1, 5));
+    let mut lane = Lane::start("programs".into(), &site.place(Client::Pod), seed)?;
+    let server = site.server(1)?;
     let mut costs = Vec::new();
-    // The direct lanes do not run our programs.
-    for lane in lanes.iter_mut().skip(2) {
+    for (what, target) in [
+        ("socket path, hot", hot),
+        ("socket path, random", random),
+        ("socket path, not a Service", none),
+    ] {
         let mut samples: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
         for _ in 0..REPEATS {
             let before = totals(&programs)?;
-            lane.block(CONNECTIONS)?;
+            lane.block(Dialogue::Connections, target, CONNECTIONS, server)?;
             for (name, (ns, runs)) in totals(&programs)? {
                 let (ns_before, runs_before) = before.get(name).copied().unwrap_or_default();
                 // A few runs belong to the lab's own sockets.
@@ -69,10 +102,15 @@ pub fn measure(agent: &Agent, lanes: &mut [Lane]) -> Result<Vec<ProgramCost>> {
                 }
             }
         }
-        costs.extend(samples.into_iter().map(|(program, samples)| ProgramCost {
-            program: program.to_owned(),
-            lane: lane.name,
-            ns: Quartiles::of(samples),
+        costs.extend(samples.into_iter().map(|(program, samples)| {
+            let ns = Quartiles::of(samples);
+            ProgramCost {
+                program: program.to_owned(),
+                what: what.to_owned(),
+                services: shape.services,
+                ns,
+                net_ns: Some(rounded(ns.median - floor)),
+            }
         }));
     }
     Ok(costs)
@@ -89,21 +127,4 @@ fn programs(agent: &Agent) -> Result<Vec<(String, u64)>> {
             Ok((name.to_owned(), hook["programId"].as_u64().context("a hook without an id")?))
         })
         .collect()
-}
-
-/// Nanoseconds and runs of each program so far, given its name and id.
-pub fn totals(programs: &[(String, u64)]) -> Result<BTreeMap<&str, (u64, u64)>> {
-    let output = Command::new("bpftool").args(["-j", "prog", "show"]).output();
-    let output = output.context("run bpftool (cargo xtask setup installs it)")?;
-    ensure!(output.status.success(), "bpftool: {}", String::from_utf8_lossy(&output.stderr));
-    let all: Vec<Value> = serde_json::from_slice(&output.stdout)?;
-    let number = |value: &Value| value.as_u64().unwrap_or_default();
-    let of = |id: u64| all.iter().find(|program| number(&program["id"]) == id);
-    Ok(programs
-        .iter()
-        .filter_map(|(name, id)| {
-            let program = of(*id)?;
-            Some((name.as_str(), (number(&program["run_time_ns"]), number(&program["run_cnt"]))))
-        })
-        .collect())
 }

@@ -5,8 +5,6 @@
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
-use comfy_table::Table;
-use comfy_table::presets::NOTHING;
 use millrace_common::address::{Be16, V4, V6};
 use millrace_common::affinity::NS_PER_SEC;
 use millrace_common::flow::{Flow, FlowKey, bits, role, seen, side};
@@ -17,8 +15,8 @@ use millrace_tests::packet::kernel::{Kernel, Program};
 use millrace_tests::packet::node::Node;
 use millrace_tests::packet::pair::monotonic_ns;
 use millrace_tests::packet::story::packet;
-use serde::Serialize;
 
+use crate::result::ProgramCost;
 use crate::statistics::Quartiles;
 
 /// Times that everything is measured.
@@ -29,14 +27,6 @@ const RUNS: u32 = 20_000;
 /// Who speaks to whom.
 type Peer = (Ipv4Addr, u16);
 
-/// What one kind of packet costs.
-#[derive(Serialize)]
-pub struct Cost {
-    program: &'static str,
-    packet: String,
-    ns: Quartiles,
-}
-
 /// A packet and the flows that lead it to and fro.
 struct Case {
     program: Program,
@@ -46,7 +36,7 @@ struct Case {
 }
 
 /// Every kind of packet, in the kernel.
-pub fn measure() -> Result<Vec<Cost>> {
+pub fn measure() -> Result<Vec<ProgramCost>> {
     let mut node = at::node(at::NODE_A);
     node.now_ns.set(monotonic_ns()?);
     let mut cases = self::cases::<V4>(&mut node, "IPv4");
@@ -62,10 +52,12 @@ pub fn measure() -> Result<Vec<Cost>> {
     }
     let costs = cases.into_iter().zip(samples);
     Ok(costs
-        .map(|(case, samples)| Cost {
-            program: case.program.name(),
-            packet: case.packet,
+        .map(|(case, samples)| ProgramCost {
+            program: case.program.name().to_owned(),
+            what: case.packet,
+            services: 1,
             ns: Quartiles::of(samples),
+            net_ns: None,
         })
         .collect())
 }
@@ -137,15 +129,4 @@ fn to_and_fro<A: Host>(
         };
         A::rows_mut(node).flows.put(&key, &flow);
     }
-}
-
-/// A line for each.
-pub fn print(costs: &[Cost]) {
-    let mut table = Table::new();
-    table.load_style(NOTHING);
-    table.set_header(["PROGRAM", "PACKET", "ns PER RUN [quartiles]"]);
-    for cost in costs {
-        table.add_row([cost.program, &cost.packet, &cost.ns.text(0)]);
-    }
-    println!("{table}");
 }

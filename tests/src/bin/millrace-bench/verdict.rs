@@ -1,0 +1,425 @@
+//! From figures to words: each goal against its gate. Pure.
+
+use crate::groups::NOISE_CPU;
+use crate::result::{Group, Load, Row, Run, Verdict, Word};
+
+/// Which side of the gate is good.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    AtLeast,
+    AtMost,
+}
+
+/// A figure with what is known about its error.
+#[derive(Clone, Copy)]
+struct Found {
+    value: f64,
+    /// It may be off by so much.
+    error: f64,
+    conclusive: bool,
+}
+
+/// The dataplanes' names in rows.
+const SOCKETS: &str = "Millrace socket path";
+const PACKETS: &str = "Millrace packet path";
+const IPTABLES: &str = "kube-proxy iptables";
+const NFTABLES: &str = "kube-proxy nftables";
+/// Beginning of the name of a load without the agent's start.
+const PROGRAMMING: &str = "Millrace (objects to maps)";
+/// The most that a measured nanosecond, second or MiB is doubted: none has a twin to compare with.
+const PLAIN_ERROR: f64 = 0.03;
+
+/// All goals.
+pub fn all(run: &Run) -> Vec<Verdict> {
+    let mut verdicts = traffic(run);
+    verdicts.extend(programs(run));
+    verdicts.extend(control(run));
+    verdicts.extend(changes(run));
+    verdicts.extend(memory(run));
+    verdicts
+}
+
+/// The row of a group, with the group.
+fn row<'a>(
+    run: &'a Run,
+    key: &str,
+    dataplane: &str,
+    services: u32,
+    target: &str,
+) -> Option<(&'a Group, &'a Row)> {
+    let group = run.groups.iter().find(|group| group.key == key)?;
+    let wanted =
+        |row: &&Row| row.dataplane == dataplane && row.services == services && row.target == target;
+    Some((group, group.lanes.iter().find(wanted)?))
+}
+
+/// How far the two equal lanes of the group are apart: in CPU (a ratio) and in time (us).
+fn noise(group: &Group) -> (f64, f64) {
+    let twin = group.lanes.get(1);
+    let cpu = twin.map_or(NOISE_CPU, |twin| (twin.cpu_ratio.median - 1.0).abs());
+    (cpu, twin.map_or(0.0, |twin| twin.added_us.median.abs()))
+}
+
+fn cpu_ratio((group, row): (&Group, &Row)) -> Found {
+    let error = noise(group).0;
+    Found { value: row.cpu_ratio.median, error, conclusive: group.conclusive }
+}
+
+/// One row's figure by another's of the same group.
+fn by(
+    one: Option<(&Group, &Row)>,
+    other: Option<(&Group, &Row)>,
+    figure: fn(&Row) -> f64,
+    error: fn(&Group) -> f64,
+) -> Option<Found> {
+    let ((group, one), (_, other)) = (one?, other?);
+    let value = figure(one) / figure(other);
+    Some(Found { value, error: value * error(group), conclusive: group.conclusive })
+}
+
+fn traffic(run: &Run) -> Vec<Verdict> {
+    let connect =
+        |dataplane, services, target| row(run, "tcp-connect", dataplane, services, target);
+    let all = 100_000;
+    let hot = connect(SOCKETS, all, "hot");
+    let time_error = |group: &Group| {
+        let direct = group.lanes.first().map_or(1.0, |row| row.time_us.median);
+        noise(group).1 / direct
+    };
+    let added = hot.map(|(group, row)| Found {
+        value: row.added_us.median,
+        error: noise(group).1,
+        conclusive: group.conclusive,
+    });
+    let flat = by(connect(SOCKETS, all, "random"), connect(SOCKETS, 1, "hot"), time_of, time_error);
+    let most = [10_000, 1000, 1].into_iter().find(|n| connect(NFTABLES, *n, "hot").is_some());
+    let nftables = connect(NFTABLES, most.unwrap_or(1), "hot");
+    let cpu_error = |group: &Group| noise(group).0;
+    let gain = by(nftables, hot, |row| row.cpu_us.median, cpu_error);
+    let speed = by(connect(IPTABLES, 10_000, "hot"), hot, time_of, time_error);
+    let packets = connect(PACKETS, all, "hot").map(cpu_ratio);
+    vec![
+        judge(
+            "G1",
+            "CPU of a connection: direct / socket path, 100 000 Services, hot",
+            hot.map(cpu_ratio),
+            Side::AtLeast,
+            0.97,
+        ),
+        judge(
+            "G2",
+            "connect() adds, in us: socket path, 100 000 Services, hot",
+            added,
+            Side::AtMost,
+            1.0,
+        ),
+        judge(
+            "G3",
+            "connect(): 100 000 Services at random / 1 Service, socket path",
+            flat,
+            Side::AtMost,
+            1.12,
+        ),
+        judge("G4", "CPU of a connection: nftables rules / socket path", gain, Side::AtLeast, 1.12),
+        judge(
+            "G5",
+            "connect(): iptables rules of 10 000 Services / socket path",
+            speed,
+            Side::AtLeast,
+            10.0,
+        ),
+        judge(
+            "G6",
+            "CPU of a connection: direct / packet path, 100 000 Services, hot",
+            packets,
+            Side::AtLeast,
+            0.93,
+        ),
+        not_here("G7", "packet path with redirects", ">= 1.00", "Millrace does not redirect"),
+        not_here("G8", "XDP NodePort program", "<= 50 ns", "Millrace has no XDP program"),
+    ]
+}
+
+fn time_of(row: &Row) -> f64 {
+    row.time_us.median
+}
+
+fn programs(run: &Run) -> Vec<Verdict> {
+    let net = |program: &str, what: &str| {
+        let wanted = run
+            .programs
+            .iter()
+            .filter(|cost| cost.program == program && cost.what == what && cost.net_ns.is_some());
+        let most = wanted.max_by_key(|cost| cost.services)?;
+        let value = most.net_ns?;
+        Some(Found { value, error: most.ns.median * PLAIN_ERROR, conclusive: true })
+    };
+    let established = ["packet_in", "packet_out"].map(|program| net(program, "established"));
+    let worst = |one: Found, other: Found| if one.value > other.value { one } else { other };
+    let established = established.into_iter().flatten().reduce(worst);
+    vec![
+        judge(
+            "G9",
+            "ns of an established flow's packet, net of an empty program",
+            established,
+            Side::AtMost,
+            220.0,
+        ),
+        judge(
+            "G10",
+            "ns of connect4, net of an empty program, hot",
+            net("connect4", "socket path, hot"),
+            Side::AtMost,
+            400.0,
+        ),
+    ]
+}
+
+fn load<'a>(run: &'a Run, start: &str, services: u32) -> Option<&'a Load> {
+    run.loads.iter().find(|load| load.what.starts_with(start) && load.services == services)
+}
+
+const fn plain(value: f64) -> Found {
+    Found { value, error: value * PLAIN_ERROR, conclusive: true }
+}
+
+fn control(run: &Run) -> Vec<Verdict> {
+    let programming = |services| load(run, PROGRAMMING, services);
+    // With as many endpoints as the rules have.
+    let rules = |name| {
+        let theirs = load(run, name, 10_000)?;
+        let same =
+            |load: &&Load| load.what.starts_with(PROGRAMMING) && load.endpoints == theirs.endpoints;
+        Some(theirs.cpu_s / run.loads.iter().find(same)?.cpu_s)
+    };
+    let million = programming(100_000).filter(|load| load.endpoints >= 1_000_000);
+    let whole = load(run, "Millrace (agent", 100_000).filter(|load| load.endpoints >= 1_000_000);
+    let churn = run.churn.first().map(|churn| plain(churn.cpu_percent));
+    let cpu = |load: &Load| plain(load.cpu_s);
+    vec![
+        judge(
+            "G11",
+            "CPU s: 100 000 Services, 1 000 000 endpoints, objects to maps",
+            million.map(cpu),
+            Side::AtMost,
+            1.0,
+        ),
+        judge(
+            "G12",
+            "CPU s: the same with JSON, the agent from its start",
+            whole.map(cpu),
+            Side::AtMost,
+            5.0,
+        ),
+        judge(
+            "G13",
+            "CPU of loading 10 000 Services: iptables rules / Millrace's maps",
+            rules(IPTABLES).map(plain),
+            Side::AtLeast,
+            50.0,
+        ),
+        judge(
+            "G13",
+            "the same: nftables rules / Millrace's maps",
+            rules(NFTABLES).map(plain),
+            Side::AtLeast,
+            1000.0,
+        ),
+        judge("G16", "% of a CPU for 300 slice events a second", churn, Side::AtMost, 8.0),
+    ]
+}
+
+fn changes(run: &Run) -> Vec<Verdict> {
+    let update = |services| {
+        let ours = |update: &&crate::result::Update| update.what.starts_with("Millrace");
+        run.updates.iter().filter(ours).find(|update| update.services == services)
+    };
+    let flat = update(100_000).zip(update(1)).map(|(many, one)| many.p50_ms / one.p50_ms);
+    let lost = run.restarts.iter().map(|restart| f64::from(restart.failed)).reduce(f64::max);
+    vec![
+        judge(
+            "G14",
+            "ms until one changed endpoint is obeyed, p50, 100 000 Services",
+            update(100_000).map(|update| plain(update.p50_ms)),
+            Side::AtMost,
+            1.0,
+        ),
+        judge(
+            "G14",
+            "the same, p99",
+            update(100_000).map(|update| plain(update.p99_ms)),
+            Side::AtMost,
+            10.0,
+        ),
+        judge(
+            "G15",
+            "the same, p50: 100 000 Services / 1 Service",
+            flat.map(plain),
+            Side::AtMost,
+            1.5,
+        ),
+        judge(
+            "G21",
+            "connections that failed while the agent was killed and started",
+            lost.map(plain),
+            Side::AtMost,
+            0.0,
+        ),
+    ]
+}
+
+fn memory(run: &Run) -> Vec<Verdict> {
+    let agent = |services| load(run, "Millrace (agent", services);
+    let ten = agent(10_000).filter(|load| load.endpoints >= 100_000);
+    let million = agent(100_000).filter(|load| load.endpoints >= 1_000_000);
+    let steady = ten.and_then(|load| load.steady_mib).map(plain);
+    let peak = ten.map(|load| plain(load.peak_mib));
+    let kernel = million.and_then(|load| load.kernel_mib).map(plain);
+    vec![
+        judge(
+            "G17",
+            "MiB of the agent, 10 000 Services, 100 000 endpoints",
+            steady,
+            Side::AtMost,
+            64.0,
+        ),
+        judge("G17", "the same at its peak", peak, Side::AtMost, 128.0),
+        judge(
+            "G18",
+            "MiB of maps, 100 000 Services, 1 000 000 endpoints, without flows",
+            kernel,
+            Side::AtMost,
+            64.0,
+        ),
+    ]
+}
+
+fn not_here(goal: &str, what: &str, gate: &str, because: &str) -> Verdict {
+    Verdict {
+        goal: goal.into(),
+        what: what.into(),
+        gate: gate.into(),
+        because: because.into(),
+        ..Verdict::default()
+    }
+}
+
+fn judge(goal: &str, what: &str, found: Option<Found>, side: Side, gate: f64) -> Verdict {
+    let sign = if side == Side::AtLeast { ">=" } else { "<=" };
+    let verdict = not_here(goal, what, &format!("{sign} {gate}"), "");
+    let Some(found) = found else { return verdict };
+    let beyond = match side {
+        Side::AtLeast => found.value - gate,
+        Side::AtMost => gate - found.value,
+    };
+    let word = if !found.conclusive {
+        Word::Inconclusive
+    } else if beyond.abs() < found.error {
+        Word::TooClose
+    } else if beyond >= 0.0 {
+        Word::Met
+    } else {
+        Word::Missed
+    };
+    let because = match word {
+        Word::TooClose => format!("may be off by {:.3}", found.error),
+        Word::Inconclusive => "the machine was too noisy".into(),
+        _ => String::new(),
+    };
+    let found = Some(crate::statistics::rounded(found.value));
+    Verdict { found, verdict: word, because, ..verdict }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::statistics::Quartiles;
+
+    fn word(value: f64, error: f64, side: Side, gate: f64) -> Word {
+        judge("G", "", Some(Found { value, error, conclusive: true }), side, gate).verdict
+    }
+
+    #[test]
+    fn a_gate_within_the_error_is_too_close_to_call() {
+        assert_eq!(word(0.99, 0.01, Side::AtLeast, 0.97), Word::Met);
+        assert_eq!(word(0.975, 0.01, Side::AtLeast, 0.97), Word::TooClose);
+        assert_eq!(word(0.965, 0.01, Side::AtLeast, 0.97), Word::TooClose);
+        assert_eq!(word(0.90, 0.01, Side::AtLeast, 0.97), Word::Missed);
+        assert_eq!(word(0.4, 0.2, Side::AtMost, 1.0), Word::Met);
+        assert_eq!(word(1.4, 0.2, Side::AtMost, 1.0), Word::Missed);
+        assert_eq!(word(0.0, 0.0, Side::AtMost, 0.0), Word::Met);
+    }
+
+    #[test]
+    fn noise_makes_every_verdict_inconclusive_and_none_is_not_measured() {
+        let found = Found { value: 5.0, error: 0.0, conclusive: false };
+        assert_eq!(judge("G", "", Some(found), Side::AtLeast, 1.0).verdict, Word::Inconclusive);
+        assert_eq!(judge("G", "", None, Side::AtLeast, 1.0).verdict, Word::NotMeasured);
+    }
+
+    fn lane(dataplane: &str, services: u32, target: &str, time: f64, cpu: f64) -> Row {
+        let at = |median| Quartiles { low: median, median, high: median };
+        Row {
+            dataplane: dataplane.into(),
+            services,
+            target: target.into(),
+            time_us: at(time),
+            added_us: at(time - 20.0),
+            cpu_us: at(cpu),
+            cpu_ratio: at(80.0 / cpu),
+        }
+    }
+
+    #[test]
+    fn goals_find_their_lanes() {
+        let lanes = vec![
+            lane("direct", 0, "", 20.0, 80.0),
+            lane("direct", 0, "again: noise", 20.1, 80.0),
+            lane(SOCKETS, 1, "hot", 20.2, 80.0),
+            lane(SOCKETS, 100_000, "hot", 20.3, 81.0),
+            lane(SOCKETS, 100_000, "random", 21.0, 82.0),
+            lane(IPTABLES, 10_000, "hot", 220.0, 300.0),
+            lane(NFTABLES, 1000, "hot", 26.0, 100.0),
+        ];
+        let key = "tcp-connect".to_owned();
+        let group = Group { key, conclusive: true, lanes, ..Group::default() };
+        let run = Run { groups: vec![group], ..Run::default() };
+        let verdicts = all(&run);
+        let found = |goal: &str| verdicts.iter().find(|verdict| verdict.goal == goal).unwrap();
+        assert_eq!(found("G1").verdict, Word::Met);
+        assert_eq!(found("G2").found, Some(0.3));
+        assert_eq!(found("G3").verdict, Word::Met);
+        assert_eq!(found("G4").verdict, Word::Met);
+        assert_eq!(found("G5").found, Some(10.8374));
+        assert_eq!(found("G6").verdict, Word::NotMeasured, "there was no such lane");
+    }
+
+    #[test]
+    fn loads_are_compared_with_the_same_endpoints() {
+        let load = |what: &str, endpoints, cpu_s| Load {
+            what: what.into(),
+            services: 10_000,
+            endpoints,
+            cpu_s,
+            ..Load::default()
+        };
+        let loads = vec![
+            load("kube-proxy iptables (iptables-legacy-restore)", 30_004, 1.2),
+            load(PROGRAMMING, 100_004, 0.1),
+            load(PROGRAMMING, 30_004, 0.01),
+        ];
+        let verdicts = all(&Run { loads, ..Run::default() });
+        let found = verdicts.iter().find(|verdict| verdict.goal == "G13").unwrap();
+        assert_eq!((found.found, found.verdict), (Some(120.0), Word::Met));
+    }
+
+    #[test]
+    fn every_goal_of_the_issue_has_a_verdict() {
+        let verdicts = all(&Run::default());
+        for goal in (1..=18).filter(|goal| *goal != 19) {
+            let goal = format!("G{goal}");
+            assert!(verdicts.iter().any(|verdict| verdict.goal == goal), "{goal}");
+        }
+        assert!(verdicts.iter().all(|verdict| verdict.verdict == Word::NotMeasured));
+    }
+}
