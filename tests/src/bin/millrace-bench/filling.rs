@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use millrace::apply::Reconciler;
-use millrace::bpf::object::{FlowCapacity, Object, Settings};
+use millrace::bpf::object::{FlowCapacity, Object, PacketBuild, Settings};
 use millrace::bpf::pins::Pins;
 use millrace::bpf::store::Store;
 use millrace::model::Model;
@@ -46,7 +46,9 @@ fn fill(shape: Shape, pins: &Pins) -> Result<Load> {
     let default = Capacity::default();
     let capacity = Capacity { backends: default.backends.max(backends), ..default };
     let flows = FlowCapacity { established: 1024, half_open: 1024 };
-    let _object = Object::load(pins, &Settings { capacity, flows, node_netns_cookie: 0 })?;
+    let packets = PacketBuild::of_this_kernel();
+    let settings = Settings { capacity, flows, node_netns_cookie: 0, packets };
+    let _object = Object::load(pins, &settings)?;
     let mut store = Store::open(&pins.maps(), capacity)?;
     let mut reconciler = Reconciler::recover(&mut store)?;
     let events = events(shape)?;

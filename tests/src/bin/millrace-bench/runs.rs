@@ -5,6 +5,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
+use millrace::bpf::object::PacketBuild;
 use millrace_common::address::{Be16, V4, V6};
 use millrace_common::affinity::NS_PER_SEC;
 use millrace_common::flow::{Flow, FlowKey, bits, role, seen, side};
@@ -41,7 +42,7 @@ pub fn measure() -> Result<Vec<ProgramCost>> {
     node.now_ns.set(monotonic_ns()?);
     let mut cases = self::cases::<V4>(&mut node, "IPv4");
     cases.extend(self::cases::<V6>(&mut node, "IPv6"));
-    let kernel = Kernel::load()?;
+    let kernel = Kernel::load(PacketBuild::of_this_kernel())?;
     kernel.load_rows(&node)?;
     let mut samples = vec![Vec::new(); cases.len()];
     for _ in 0..REPEATS {
