@@ -7,9 +7,11 @@
 //! boots other kernels than this machine's; [`image`] makes what a DaemonSet runs.
 //! Underneath:
 //! [`toolchain`] decides how Rust becomes BPF, [`apt`] and [`packages`] deal with Debian,
-//! [`command`] runs other programs, [`libtest`] reads what test binaries print.
+//! [`args`] reads words, [`command`] runs other programs, [`libtest`] reads what test binaries
+//! print.
 
 mod apt;
+mod args;
 mod bench;
 mod build;
 mod command;

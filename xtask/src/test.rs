@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::args::one_of;
 use crate::libtest::{Reader, Tally};
 use crate::{build, command, kernels, setup, tidy};
 
@@ -101,12 +102,8 @@ fn parse(args: &[String]) -> Result<Options> {
         match arg.as_str() {
             "--" => options.test_args = args.by_ref().cloned().collect(),
             "--stage" => {
-                let name = args.next().context("--stage wants a name")?;
-                if !STAGES.iter().any(|stage| stage.name == name) {
-                    let names: Vec<_> = STAGES.iter().map(|stage| stage.name).collect();
-                    bail!("no stage `{name}`; there are {}", names.join(", "));
-                }
-                options.stages.push(name.clone());
+                let names: Vec<_> = STAGES.iter().map(|stage| stage.name).collect();
+                options.stages.push(one_of(&mut args, arg, &names)?);
             }
             _ => match PROGRAMS.iter().find(|(flag, _)| flag == arg) {
                 Some((flag, variable)) => {

@@ -237,11 +237,6 @@ impl ApiServer {
         self.shared.faults().status = Some((status, count));
     }
 
-    /// Requests that [`Self::fail_requests`] has yet to fail.
-    pub fn failures_left(&self) -> usize {
-        self.shared.faults().status.map_or(0, |(_, count)| count)
-    }
-
     /// Half-open: accept connections and requests, but send nothing, in open streams neither.
     pub fn hang(&self, hang: bool) {
         self.shared.faults().hang = hang;
