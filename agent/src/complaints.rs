@@ -153,3 +153,107 @@ pub fn of_servers(model: &Model, node_name: &str, conditions: &[(String, String)
     };
     conditions.iter().filter_map(notice).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use serde_json::json;
+    use tokio::sync::watch;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::health::Monitor;
+    use crate::health::node_ports::{NodePorts, Wanted};
+    use crate::health::notices::{Board, Notices};
+    use crate::health::servers::{self, Addresses, Sources};
+    use crate::model::desired::HealthCheck;
+    use crate::settings::Policy;
+    use crate::source::{Event, Object as Given};
+
+    const UID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
+    /// How long a server may take to find its address taken.
+    const HEARD: Duration = Duration::from_secs(20);
+
+    fn model() -> Model {
+        let mut model = Model::new("n1", Policy::default());
+        let service = json!({
+            "metadata": {"namespace": "shop", "name": "web", "uid": UID},
+            "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]},
+        });
+        let service = serde_json::from_value(service).unwrap();
+        model.apply(Event::Apply(Given::Service(service)));
+        model
+    }
+
+    /// An address that somebody listens on.
+    fn taken() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    /// What is said when it is so many things.
+    async fn said(notices: &mut watch::Receiver<Notices>, count: usize) -> Vec<(String, String)> {
+        let enough = notices.wait_for(|notices| notices.len() >= count);
+        let notices = timeout(HEARD, enough).await.expect("notices come").unwrap().clone();
+        notices.into_iter().collect()
+    }
+
+    /// What the servers themselves say of addresses that are taken.
+    async fn of_servers_that_cannot_listen() -> Vec<(String, String)> {
+        let monitor = Monitor::new(Duration::from_secs(30));
+        let sources = Sources {
+            monitor: monitor.clone(),
+            metrics: Arc::new(String::new),
+            config: Arc::new(String::new),
+            answered: Arc::new(|_, _| {}),
+        };
+        let ((_health, healthz), (_metrics, metrics)) = (taken(), taken());
+        let addresses =
+            Addresses { healthz: Some(healthz), metrics: Some(metrics), hard_fail: false };
+        let (board, mut notices) = Board::new();
+        let servers = tokio::spawn(servers::run(addresses, sources, board));
+        let mut conditions = said(&mut notices, 2).await;
+        servers.abort();
+        let (_port, port) = taken();
+        let check = HealthCheck { port: port.port(), v4: Some(0), v6: None };
+        let wanted = Wanted {
+            checks: [(ObjectName::new("shop", "web"), check)].into(),
+            v4: Some(vec![port.ip()]),
+            v6: None,
+        };
+        let (board, mut notices) = Board::new();
+        let (_wanted, wanted) = watch::channel(wanted);
+        let ports = tokio::spawn(NodePorts::new(monitor, board).run(wanted));
+        conditions.extend(said(&mut notices, 1).await);
+        ports.abort();
+        conditions
+    }
+
+    #[test]
+    fn servers_that_cannot_listen_are_events_under_kube_proxys_reasons() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut conditions = runtime.block_on(of_servers_that_cannot_listen());
+        conditions.push(("canary connect4 IPv4".to_owned(), "is for status alone".to_owned()));
+        let notices = of_servers(&model(), "n1", &conditions);
+        let node = Object::node("n1");
+        let web = ObjectName::new("shop", "web");
+        let service = Object { kind: Kind::Service, name: web, uid: Some(UID.to_owned()) };
+        let found: Vec<_> = notices.iter().map(|n| (n.reason, n.action, &n.regarding)).collect();
+        assert_eq!(
+            found,
+            [
+                ("FailedToStartProxierHealthcheck", "StartKubeProxyHealthcheck", &node),
+                ("FailedToStartMetricServer", "StartKubeProxyMetricServer", &node),
+                ("FailedToStartServiceHealthcheck", "Listen", &service),
+            ]
+        );
+        for notice in notices {
+            assert_eq!((notice.weight, notice.scope), (Weight::Warning, Scope::Node));
+            assert!(notice.note.contains("cannot listen"), "{}", notice.note);
+        }
+    }
+}

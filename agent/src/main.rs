@@ -93,7 +93,7 @@ struct ExplainArgs {
     /// The configuration, as --config.
     #[arg(value_name = "FILE")]
     file: Option<String>,
-    /// How to print; yaml: the documents with every value in force.
+    /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     output: ctl::config::Output,
     #[command(flatten)]

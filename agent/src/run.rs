@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::apply::Reconciler;
+use crate::bpf::attach::MENDED_WITHIN;
 use crate::bpf::environment;
 use crate::bpf::object::{Object, PacketBuild, Settings};
 use crate::bpf::pins::{Lock, Pins};
@@ -42,8 +43,13 @@ use self::serving::Serving;
 const TICK: Duration = Duration::from_millis(250);
 /// Ticks between reports.
 const HOUSEKEEPING_TICKS: u64 = 4;
-/// Ticks between looks at the sockets' hooks: what is lost shall be back within a second.
+/// Ticks between looks at the sockets' hooks.
 const HOOK_TICKS: u64 = 2;
+/// What a look finds is mended with the next tick.
+const _: () = {
+    let worst = TICK.as_millis() * (HOOK_TICKS as u128 + 1);
+    assert!(worst < MENDED_WITHIN.as_millis());
+};
 /// Ticks between attempts to fit in services that were refused: what others give up becomes free
 /// after the planner's grace period.
 const RETRY_REFUSED_TICKS: u64 = 24;

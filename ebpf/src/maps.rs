@@ -1,7 +1,7 @@
 //! Every map. Names, keys and values are the ABI (`millrace_common`); sizes are defaults that the
 //! agent overrides when it creates them.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage};
 use aya_ebpf::macros::btf_map;
 use millrace_common::address::{V4, V6};
@@ -19,6 +19,9 @@ use millrace_common::traffic::Traffic;
 /// Rows are allocated as they come: an empty map costs its bucket array only.
 const GROWS: usize = BPF_F_NO_PREALLOC as usize;
 
+/// The agent writes it as memory.
+const MAPPED: usize = BPF_F_MMAPABLE as usize;
+
 /// Destination to service, IPv4.
 #[btf_map(name = "frontends_v4")]
 pub static FRONTENDS_V4: HashMap<FrontendKey<V4>, Frontend, 524_288, GROWS> = HashMap::new();
@@ -29,15 +32,15 @@ pub static FRONTENDS_V6: HashMap<FrontendKey<V6>, Frontend, 524_288, GROWS> = Ha
 
 /// Blocks of backend ids.
 #[btf_map(name = "slots")]
-pub static SLOTS: Array<u32, 2_097_152> = Array::new();
+pub static SLOTS: Array<u32, 2_097_152, MAPPED> = Array::new();
 
 /// Backend id to backend, IPv4.
 #[btf_map(name = "backends_v4")]
-pub static BACKENDS_V4: Array<Backend<V4>, 524_288> = Array::new();
+pub static BACKENDS_V4: Array<Backend<V4>, 524_288, MAPPED> = Array::new();
 
 /// Backend id to backend, IPv6.
 #[btf_map(name = "backends_v6")]
-pub static BACKENDS_V6: Array<Backend<V6>, 524_288> = Array::new();
+pub static BACKENDS_V6: Array<Backend<V6>, 524_288, MAPPED> = Array::new();
 
 /// Service id to names. No program reads it: it is what tools need when the agent is dead.
 #[btf_map(name = "services")]
@@ -50,7 +53,7 @@ pub static AFFINITY: LruHashMap<AffinityKey, AffinityEntry, 65_536> = LruHashMap
 /// What sockets are connected to, by the low bits of their cookies. Given back when the socket is
 /// closed, never evicted.
 #[btf_map(name = "peers")]
-pub static PEERS: Array<PeerSlot, { PEER_SLOTS as usize }> = Array::new();
+pub static PEERS: Array<PeerSlot, { PEER_SLOTS as usize }, MAPPED> = Array::new();
 
 /// As `peers`, for sockets that found their place taken.
 #[btf_map(name = "peers_overflow")]

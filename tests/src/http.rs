@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::lab::Place;
 
-/// How long an answer may take.
-const ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// How long an answer may take: as long as Prometheus waits unless it is told otherwise.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 /// An answer.
 #[derive(Clone, Debug)]

@@ -347,6 +347,13 @@ pub fn list(items: Vec<Value>) -> Value {
     json!({ "apiVersion": "v1", "kind": "List", "items": items })
 }
 
+/// The objects of a file with several documents.
+pub fn documents(text: &str) -> Result<Vec<Value>> {
+    let lines: Vec<&str> = text.lines().collect();
+    let documents = lines.split(|line| *line == "---").map(|lines| lines.join("\n"));
+    documents.map(|text| serde_saphyr::from_str(&text).context("read a document")).collect()
+}
+
 /// Where an object's manifest goes: one file per object.
 fn file_name(object: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

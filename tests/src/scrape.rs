@@ -1,18 +1,14 @@
 //! What a node's agent tells Prometheus, asked for as Prometheus asks.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::lab::Place;
+use crate::http;
+use crate::lab::{Family, Place};
 
 /// Where the agent serves metrics unless it is told otherwise, on the node's loopback.
 pub const METRICS_PORT: u16 = 10249;
-/// How long a scrape may take; Prometheus' own default.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// The type that Prometheus expects.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -28,12 +24,11 @@ pub struct Scrape {
 impl Scrape {
     /// Asks the agent of the node whose network the place is in.
     pub fn of(place: &Place) -> Result<Scrape> {
-        let answer = place.within(|| get("/metrics"))?.context("scrape /metrics")?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no end of the headers")?;
-        ensure!(head.starts_with("HTTP/1.1 200 "), "{head}");
-        let wanted = format!("content-type: {CONTENT_TYPE}");
-        ensure!(head.lines().any(|line| line.eq_ignore_ascii_case(&wanted)), "{head}");
-        Self::parse(body)
+        let answer = http::get(place, Family::V4.loopback(), METRICS_PORT, "/metrics");
+        let answer = answer.context("scrape /metrics")?;
+        ensure!(answer.code == 200, "{answer:?}");
+        ensure!(answer.header("content-type") == Some(CONTENT_TYPE), "{answer:?}");
+        Self::parse(&answer.body)
     }
 
     /// Reads the text format. What is there twice, or is no sample, is an error.
@@ -84,15 +79,4 @@ impl Scrape {
         }
         Ok(())
     }
-}
-
-/// One request; the whole answer.
-fn get(path: &str) -> Result<String> {
-    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT));
-    let mut stream = TcpStream::connect_timeout(&to, TIMEOUT)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }

@@ -11,13 +11,10 @@ use k8s_openapi::api::core::v1::{ConfigMap, Container, PodSpec, Probe, ServiceAc
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use millrace::source::kube::rights;
-use millrace_tests::agent;
+use millrace_tests::{agent, manifest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-
-/// Names the kubeconfig of a real API server to try the manifests on.
-const REAL_CLUSTER: &str = "MILLRACE_TEST_KUBECONFIG";
 
 /// What `system:node-proxier` may: group, resource, verbs.
 const NODE_PROXIER: [(&str, &str, &[&str]); 6] = [
@@ -40,10 +37,7 @@ fn read(path: &str) -> Result<String> {
 
 /// The documents of install.yaml.
 fn documents() -> Result<Vec<Value>> {
-    let text = read("deploy/manifests/install.yaml")?;
-    let lines: Vec<&str> = text.lines().collect();
-    let documents = lines.split(|line| *line == "---").map(|lines| lines.join("\n"));
-    documents.map(|text| Ok(serde_saphyr::from_str(&text)?)).collect()
+    manifest::documents(&read("deploy/manifests/install.yaml")?)
 }
 
 /// The only object of that kind. Fields that Kubernetes does not know are an error.
@@ -291,21 +285,5 @@ fn the_image_is_the_one_that_is_built() -> Result<()> {
     ensure!(file.contains(&format!("ARG RUST_VERSION={version}")), "not Rust {version}");
     ensure!(file.contains("FROM scratch") && file.contains("ENTRYPOINT [\"/usr/bin/millrace\"]"));
     ensure!(!file.contains("latest"), "every base is pinned");
-    Ok(())
-}
-
-/// A real API server takes them, where one is given.
-#[test]
-fn a_real_api_server_takes_the_manifests() -> Result<()> {
-    let Some(kubeconfig) = std::env::var_os(REAL_CLUSTER) else {
-        eprintln!("skipped: {REAL_CLUSTER} names no kubeconfig of a real API server");
-        return Ok(());
-    };
-    let file = root().join("deploy/manifests/install.yaml");
-    let mut apply = Command::new("kubectl");
-    apply.arg("--kubeconfig").arg(kubeconfig);
-    apply.args(["apply", "--server-side", "--dry-run=server", "--validate=strict", "-f"]);
-    let output = apply.arg(file).output().context("run kubectl")?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

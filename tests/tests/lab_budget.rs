@@ -54,7 +54,9 @@ fn no_program_costs_the_verifier_more_than_its_budget() -> Result<()> {
     let flows = FlowCapacity { established: ROWS, half_open: ROWS };
     let load = |packets| -> Result<_> {
         let settings = Settings { capacity: rows, flows, node_netns_cookie: NETNS_COOKIE, packets };
-        verified(&Object::load(&Pins::new(lab.node("n1").bpffs()), &settings)?)
+        let object = Object::load(&Pins::new(lab.node("n1").bpffs()), &settings)?;
+        ensure!(object.refused.is_empty(), "the kernel refuses {:?}", object.refused);
+        verified(&object)
     };
     let mut verified: BTreeMap<String, Option<u32>> = BTreeMap::new();
     for (name, count) in load(PacketBuild::Plain)? {

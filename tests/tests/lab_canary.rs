@@ -14,8 +14,9 @@ use millrace_tests::wait::{self, CHANGE_TIMEOUT};
 use millrace_tests::world::{World, cluster_ip, reach};
 use serde_json::Value;
 
-/// What somebody removed is back within this long; the bar is a second on a machine that does
-/// nothing else.
+/// What somebody removed is told to be back within this long. Where the machine does nothing else,
+/// it is back within a second (`MENDED_WITHIN` in `agent/src/bpf/attach.rs` holds the agent to
+/// that), and told within another.
 const REPAIR_LIMIT: Duration = Duration::from_secs(4);
 const SOCKET_HOOKS: [&str; 8] = [
     "connect4",
@@ -144,36 +145,38 @@ fn sockets_hooks_that_somebody_removes_are_put_back() -> Result<()> {
     let mut world = served()?;
     let node = world.lab.node("n1").clone();
     let theirs = Refuser::load(CONNECT4)?;
-    let mut worst = Duration::ZERO;
+    let (mut slowest_back, mut slowest_told) = (Duration::ZERO, Duration::ZERO);
     let mut lost = 0;
     for hook in SOCKET_HOOKS.into_iter().chain(["sock_release"]) {
         let pin = link(&node, hook);
-        let ways: [(&str, &dyn Fn() -> Result<()>); 3] = [
-            ("detached", &|| hooks::detach(&pin)),
-            ("unpinned", &|| Ok(std::fs::remove_file(&pin)?)),
-            ("replaced", &|| if hook == "connect4" { theirs.put_behind(&pin) } else { Ok(()) }),
-        ];
-        for (way, remove) in ways {
-            if way == "replaced" && hook != "connect4" {
-                continue;
-            }
+        let ways = ["detached", "unpinned"].into_iter();
+        for way in ways.chain((hook == "connect4").then_some("replaced")) {
             lost += 1;
-            remove()?;
+            match way {
+                "detached" => hooks::detach(&pin)?,
+                "unpinned" => std::fs::remove_file(&pin)?,
+                _ => theirs.put_behind(&pin)?,
+            }
             let start = Instant::now();
-            // Counted first, so that what is there was put there.
+            let mut back = None;
+            // What is counted and whole was put there.
             wait::until(&format!("{hook}, {way}, to be back"), REPAIR_LIMIT, || {
                 let status = world.agent("n1").status_json()?;
-                let count = status["agent"]["repairedHooks"].as_u64();
-                ensure!(count == Some(lost), "{count:?} of {lost}");
                 let hooks = status["hooks"].as_array().context("hooks")?;
                 let whole = hooks.iter().all(|hook| hook["state"] == "attached");
+                if whole {
+                    back.get_or_insert(start.elapsed());
+                }
+                let count = status["agent"]["repairedHooks"].as_u64();
+                ensure!(count == Some(lost), "{count:?} of {lost}");
                 ensure!(whole && hooks.len() == 9, "{status}");
                 Ok(())
             })?;
-            worst = worst.max(start.elapsed());
+            slowest_back = slowest_back.max(back.unwrap_or_default());
+            slowest_told = slowest_told.max(start.elapsed());
         }
     }
-    println!("the slowest of {lost} repairs was told after {worst:?}");
+    println!("{lost} repairs: the slowest after {slowest_back:?}, told after {slowest_told:?}");
     status(&mut world, "ready", |status| status["ready"] == true)?;
     reach(world.lab.pod("n1", "client"), cluster_ip(Family::V4, 1), &["a"])
 }

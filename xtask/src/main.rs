@@ -7,9 +7,11 @@
 //! boots other kernels than this machine's; [`image`] makes what a DaemonSet runs.
 //! Underneath:
 //! [`toolchain`] decides how Rust becomes BPF, [`apt`] and [`packages`] deal with Debian,
-//! [`command`] runs other programs, [`libtest`] reads what test binaries print.
+//! [`args`] reads words, [`command`] runs other programs, [`libtest`] reads what test binaries
+//! print.
 
 mod apt;
+mod args;
 mod bench;
 mod build;
 mod command;
@@ -44,7 +46,7 @@ Usage: cargo xtask <command>
   bench [--quick] [--seed N] [--rounds N] [--only PART]... [--json FILE] [--html FILE]
                             what a Service costs beside none, and beside kube-proxy's rules
   bench --report FILE       make the documents' figures from a result
-  test [--stage NAME]... [-- TEST-ARG...]
+  test [--stage NAME]... [--kube-apiserver PATH --etcd PATH] [-- TEST-ARG...]
                             every check there is; ends with `N passed, N failed, N skipped`
                             stages: setup fmt tidy build clippy unit lab kernels deny
   conformance [--section N]... [--check|--write]

@@ -1,12 +1,14 @@
 //! `cargo xtask test`: every check there is, in stages, with one last line that sums them up.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
+use crate::args::one_of;
 use crate::libtest::{Reader, Tally};
 use crate::{build, command, kernels, setup, tidy};
 
@@ -49,7 +51,16 @@ struct Options {
     stages: Vec<String>,
     /// Goes to the test binaries: filters, `--nocapture`.
     test_args: Vec<String>,
+    /// Programs that tests use if they have them, by the variable that names them.
+    programs: Vec<(&'static str, PathBuf)>,
 }
+
+/// Flags that name programs, and the variables by which tests learn of them.
+const PROGRAMS: [(&str, &str); 2] =
+    [("--kube-apiserver", "MILLRACE_KUBE_APISERVER"), ("--etcd", "MILLRACE_ETCD")];
+
+/// The test that wants them.
+const REAL_API_TEST: &str = "what_is_served_follows_a_real_api_server";
 
 /// What a stage came to.
 struct Report {
@@ -91,16 +102,28 @@ fn parse(args: &[String]) -> Result<Options> {
         match arg.as_str() {
             "--" => options.test_args = args.by_ref().cloned().collect(),
             "--stage" => {
-                let name = args.next().context("--stage wants a name")?;
-                if !STAGES.iter().any(|stage| stage.name == name) {
-                    let names: Vec<_> = STAGES.iter().map(|stage| stage.name).collect();
-                    bail!("no stage `{name}`; there are {}", names.join(", "));
-                }
-                options.stages.push(name.clone());
+                let names: Vec<_> = STAGES.iter().map(|stage| stage.name).collect();
+                options.stages.push(one_of(&mut args, arg, &names)?);
             }
-            _ => bail!("test takes `--stage NAME` and `-- TEST-ARG...`, not `{arg}`"),
+            _ => match PROGRAMS.iter().find(|(flag, _)| flag == arg) {
+                Some((flag, variable)) => {
+                    let path = args.next().with_context(|| format!("{flag} wants a path"))?;
+                    let path =
+                        std::fs::canonicalize(path).with_context(|| format!("{flag} {path}"))?;
+                    options.programs.push((variable, path));
+                }
+                None => bail!(
+                    "test takes `--stage NAME`, `--kube-apiserver PATH --etcd PATH` and \
+                     `-- TEST-ARG...`, not `{arg}`"
+                ),
+            },
         }
     }
+    // Either alone is of no use, and would be passed over in silence.
+    ensure!(
+        options.programs.is_empty() || options.programs.len() == PROGRAMS.len(),
+        "--kube-apiserver and --etcd belong together"
+    );
     Ok(options)
 }
 
@@ -171,9 +194,18 @@ fn lab(options: &Options) -> Result<Tally> {
     let mut cargo = cargo_test();
     cargo.args(["-p", "millrace-tests", "--test", "*"]);
     cargo.env("MILLRACE_BIN", command::release_binary("millrace"));
+    cargo.envs(options.programs.iter().map(|(name, path)| (name, path)));
     let mut test_args = vec![LAB_TEST_THREADS.to_owned()];
     test_args.extend(options.test_args.iter().cloned());
-    tests(&mut cargo, &test_args)
+    if !options.programs.is_empty() {
+        return tests(&mut cargo, &test_args);
+    }
+    test_args.extend(["--skip", REAL_API_TEST].map(str::to_owned));
+    let mut tally = tests(&mut cargo, &test_args)?;
+    tally.add(Tally::one_skipped(format!(
+        "{REAL_API_TEST}: no kube-apiserver given (--kube-apiserver PATH --etcd PATH)"
+    )));
+    Ok(tally)
 }
 
 /// Licences and origins of the dependencies.

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -15,6 +16,10 @@ use super::environment;
 use super::object::{GUARD_HOOK, Object, SOCKET_HOOKS};
 use super::pins::Pins;
 use super::sys::{self, LinkInfo};
+
+/// A hook that somebody took our program or its pin from, or gave another program, is mended within
+/// so long. Who looks after hooks looks often enough for that; asserted where it says how often.
+pub const MENDED_WITHIN: Duration = Duration::from_secs(1);
 
 /// A hook that could not be served.
 #[derive(Debug, Error)]

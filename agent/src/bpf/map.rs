@@ -8,9 +8,14 @@ use millrace_common::row::Row;
 use thiserror::Error;
 
 use super::sys;
+use super::window::Window;
 
 /// Rows that one system call writes or reads, at most.
 const BATCH_ROWS: usize = 4096;
+/// Rows of an array that are worth mapping it.
+const MAPPED_ROWS: usize = 256;
+/// Rows between two that are written, on average, beyond which they are not.
+const SCATTERED: usize = 64;
 /// How far a read's buffer may grow for a crowded hash bucket, in rows.
 const BATCH_ROWS_MAX: usize = 1 << 20;
 
@@ -65,6 +70,45 @@ impl Map {
                 .map_err(self.error("write"))?;
         }
         Ok(())
+    }
+
+    /// Write rows of an array that can be mapped.
+    pub(super) fn put_array<V: Row>(&self, rows: &[(u32, V)]) -> Result<(), MapError> {
+        if rows.len() < MAPPED_ROWS {
+            return self.put(rows);
+        }
+        let indices = || rows.iter().map(|(index, _)| *index);
+        let (Some(first), Some(last)) = (indices().min(), indices().max()) else { return Ok(()) };
+        // Scattered ones are cheaper one by one.
+        if (last - first) as usize / rows.len() > SCATTERED {
+            return self.put(rows);
+        }
+        let window = Window::<V>::writable(&self.fd, first, last).map_err(self.error("map"))?;
+        rows.iter().for_each(|(index, row)| window.write(*index, row));
+        Ok(())
+    }
+
+    /// Show every row of an array that can be mapped.
+    pub(super) fn scan_array<V: Row>(&self, mut show: impl FnMut(u32, V)) -> Result<(), MapError> {
+        let Some(last) = self.size()?.checked_sub(1) else { return Ok(()) };
+        // An earlier version's cannot be mapped.
+        let Ok(window) = Window::<V>::readable(&self.fd, 0, last) else { return self.scan(show) };
+        (0..=last).for_each(|index| show(index, window.read(index)));
+        Ok(())
+    }
+
+    /// Every row that `wanted` wants, of an array that can be mapped.
+    pub(super) fn read_array<V: Row>(
+        &self,
+        wanted: impl Fn(&V) -> bool,
+    ) -> Result<Vec<(u32, V)>, MapError> {
+        let mut rows = Vec::new();
+        self.scan_array(|index, row| {
+            if wanted(&row) {
+                rows.push((index, row));
+            }
+        })?;
+        Ok(rows)
     }
 
     /// Write rows one by one: tries took no batches before Linux 5.18.

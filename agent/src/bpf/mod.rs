@@ -22,3 +22,4 @@ pub mod readings;
 pub mod store;
 pub mod sys;
 pub mod tcx;
+mod window;

@@ -113,6 +113,15 @@ pub struct Object {
     pub store: Store,
     /// Whether the maps were there before: the kernel has been serving from them.
     pub adopted: bool,
+    /// Swift programs that the kernel refused; the plain ones do their work.
+    pub refused: Vec<&'static str>,
+}
+
+/// Loaded programs.
+#[derive(Default)]
+struct Programs {
+    loaded: BTreeMap<&'static str, OwnedFd>,
+    refused: Vec<&'static str>,
 }
 
 impl Object {
@@ -155,7 +164,8 @@ impl Object {
             .with_context(|| format!("create {}", directory.display()))?;
         let loaded = load_programs(&directory, settings).and_then(|programs| {
             let store = Store::open(&directory, settings.capacity)?;
-            Ok(Self { programs, directory: directory.clone(), store, adopted })
+            let Programs { loaded, refused } = programs;
+            Ok(Self { programs: loaded, directory: directory.clone(), store, adopted, refused })
         });
         if loaded.is_err() && !adopted {
             pins.forget(&directory);
@@ -227,10 +237,7 @@ fn differences(
     differing.map(|(name, _)| describe(name)).collect::<Vec<_>>().join(", ")
 }
 
-fn load_programs(
-    directory: &std::path::Path,
-    settings: &Settings,
-) -> Result<BTreeMap<&'static str, OwnedFd>> {
+fn load_programs(directory: &std::path::Path, settings: &Settings) -> Result<Programs> {
     let has_set_retval = u8::from(is_at_least(helper::SET_RETVAL));
     let has_coarse_clock = u8::from(is_at_least(helper::COARSE_CLOCK));
     let paths: Vec<(&str, PathBuf)> =
@@ -255,26 +262,31 @@ fn load_programs(
     })?;
     #[cfg(feature = "bpf-log")]
     super::log::start(&mut ebpf)?;
-    let mut programs = BTreeMap::new();
+    let mut programs = Programs::default();
     let sockets = SOCKET_HOOKS.into_iter().chain([GUARD_HOOK]).map(|(name, _)| name);
     for name in sockets {
-        programs.insert(name, load_program(&mut ebpf, name)?);
+        programs.loaded.insert(name, load_program(&mut ebpf, name)?);
     }
     for name in PACKET_PROGRAMS {
-        programs.insert(name, load_packet_program(&mut ebpf, name, settings.packets)?);
+        programs.packet(&mut ebpf, name, settings.packets)?;
     }
     Ok(programs)
 }
 
-/// A kernel of another make may be less patient than those we know.
-fn load_packet_program(ebpf: &mut Ebpf, name: &str, build: PacketBuild) -> Result<OwnedFd> {
-    let loaded = load_program(ebpf, &build.name(name));
-    match loaded {
-        Err(error) if build == PacketBuild::Swift => {
-            tracing::warn!("taking the plain program instead: {error:#}");
-            load_program(ebpf, &PacketBuild::Plain.name(name))
-        }
-        loaded => loaded,
+impl Programs {
+    /// Load a program of the packet path. A kernel of another make may be less patient than those
+    /// we know.
+    fn packet(&mut self, ebpf: &mut Ebpf, name: &'static str, build: PacketBuild) -> Result<()> {
+        let program = match load_program(ebpf, &build.name(name)) {
+            Err(error) if build == PacketBuild::Swift => {
+                tracing::warn!("taking the plain program instead: {error:#}");
+                self.refused.push(name);
+                load_program(ebpf, &PacketBuild::Plain.name(name))?
+            }
+            loaded => loaded?,
+        };
+        self.loaded.insert(name, program);
+        Ok(())
     }
 }
 

@@ -121,7 +121,7 @@ impl Store {
         for op in run {
             match op {
                 Op::NoTraffic(id) => traffic.push((*id, Traffic::default())),
-                Op::Service(id, Some(row)) => services.push((*id, *row)),
+                Op::Service(id, Some(row)) => services.push((*id, **row)),
                 Op::Service(id, None) => self.services.delete(id)?,
                 Op::BackendV4(id, row) => backends_v4.push((*id, *row)),
                 Op::BackendV6(id, row) => backends_v6.push((*id, *row)),
@@ -138,9 +138,9 @@ impl Store {
         }
         self.traffic.put(&traffic)?;
         self.services.put(&services)?;
-        self.backends_v4.put(&backends_v4)?;
-        self.backends_v6.put(&backends_v6)?;
-        self.slots.put(&slots)?;
+        self.backends_v4.put_array(&backends_v4)?;
+        self.backends_v6.put_array(&backends_v6)?;
+        self.slots.put_array(&slots)?;
         self.sources_v4.put_each(&sources_v4)?;
         self.sources_v6.put_each(&sources_v6)?;
         self.frontends_v4.put(&frontends_v4)?;
@@ -176,8 +176,8 @@ impl Store {
     /// dialled where nothing served. Every place of the `peers` map is looked at.
     pub fn has_stale_udp(&self) -> Result<bool, MapError> {
         let udp = Protocol::Udp as u8;
-        let of_udp = |_: &u32, slot: &PeerSlot| slot.owner != 0 && slot.protocol == udp;
-        let records = self.peers.read(of_udp)?;
+        let of_udp = |slot: &PeerSlot| slot.owner != 0 && slot.protocol == udp;
+        let records = self.peers.read_array(of_udp)?;
         for (_, slot) in records {
             let stale = match slot.peer.backend.unmapped() {
                 Some(_) => self.is_gone::<V4>(&self.backends_v4, &slot.peer)?,
@@ -236,15 +236,15 @@ impl MapStore for Store {
 
     fn snapshot(&self) -> anyhow::Result<Snapshot> {
         let mut slots = vec![0; self.capacity.slots as usize];
-        self.slots.scan(|index: u32, id: u32| {
+        self.slots.scan_array(|index: u32, id: u32| {
             if let Some(slot) = slots.get_mut(index as usize) {
                 *slot = id;
             }
         })?;
         Ok(Snapshot {
             services: self.services()?,
-            backends_v4: self.backends_v4.read(|_: &u32, row: &Backend<V4>| row.generation > 0)?,
-            backends_v6: self.backends_v6.read(|_: &u32, row: &Backend<V6>| row.generation > 0)?,
+            backends_v4: self.backends_v4.read_array(|row: &Backend<V4>| row.generation > 0)?,
+            backends_v6: self.backends_v6.read_array(|row: &Backend<V6>| row.generation > 0)?,
             slots,
             frontends_v4: self.frontends_v4.read(|_: &FrontendKey<V4>, _: &Frontend| true)?,
             frontends_v6: self.frontends_v6.read(|_: &FrontendKey<V6>, _: &Frontend| true)?,

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use millrace_common::address::Family;
 use serde::{Deserialize, Serialize};
 
+use crate::model::family_name;
+
 /// Checks that may fail one after the other, [a second](super::CHECK_EVERY) between them, before it
 /// counts: a single one may be a busy machine's doing.
 pub const PATIENCE: u32 = 3;
@@ -95,12 +97,5 @@ impl Tally {
             );
             (about, message)
         })
-    }
-}
-
-const fn family_name(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "IPv4",
-        Family::V6 => "IPv6",
     }
 }

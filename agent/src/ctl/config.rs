@@ -19,7 +19,7 @@ pub enum Output {
     Text,
     /// For machines.
     Json,
-    /// As a file that means the same.
+    /// As YAML; of `print`: a file that means the same.
     Yaml,
 }
 

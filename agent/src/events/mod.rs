@@ -100,12 +100,6 @@ impl Recorder {
         Self { node_name: node_name.to_owned(), standing, once }
     }
 
-    /// One that nobody listens to.
-    pub fn silent() -> Self {
-        let (once, _) = mpsc::channel(1);
-        Self { node_name: String::new(), standing: watch::Sender::new(Vec::new()), once }
-    }
-
     /// Write into another sink from now on: objects come from another source.
     pub fn write_to(&self, sink: Sink) {
         self.order(Order::WriteTo(sink));
@@ -134,7 +128,7 @@ impl Recorder {
         }
     }
 
-    /// Something that happened to this node: `FailedToStartProxierHealthcheck`, for instance.
+    /// Something that happened to this node: [`reason::STARTING`], for instance.
     pub fn once_about_node(&self, weight: Weight, reason: &'static str, note: impl Into<String>) {
         self.once(Notice {
             regarding: Object::node(&self.node_name),
@@ -144,25 +138,6 @@ impl Recorder {
             action: reason::action(reason),
             note: note.into(),
             scope: Scope::Moment,
-        });
-    }
-
-    /// Something that happened to a Service on this node: `FailedToStartServiceHealthcheck`.
-    pub fn once_about_service(
-        &self,
-        name: &ObjectName,
-        uid: Option<String>,
-        reason: &'static str,
-        note: impl Into<String>,
-    ) {
-        self.once(Notice {
-            regarding: Object { kind: Kind::Service, name: name.clone(), uid },
-            related: None,
-            weight: Weight::Warning,
-            reason,
-            action: reason::action(reason),
-            note: note.into(),
-            scope: Scope::Node,
         });
     }
 }

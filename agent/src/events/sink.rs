@@ -94,7 +94,11 @@ impl Writer {
                 }
                 Some(order) = once.recv() => match order {
                     Order::Once(notice) => self.ledger.happened(notice),
-                    Order::WriteTo(sink) => self.sink = sink,
+                    Order::WriteTo(sink) => {
+                        // What the last one could not do says nothing about this one.
+                        self.tell(None).await;
+                        self.sink = sink;
+                    }
                 },
                 () = sleep(wait.unwrap_or_default()), if wait.is_some() => {}
             }
@@ -207,5 +211,59 @@ fn is_about_this_one(status: &Status) -> bool {
         403 => status.message.contains("being terminated"),
         404 => status.message.contains("namespaces"),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::super::{Object, Recorder, Scope, Weight, reason};
+    use super::*;
+    use crate::source::kube::{KubeConfig, client};
+    use crate::source::{Kind, ObjectName};
+
+    /// How long the writer may take to try again, on a busy machine.
+    const HEARD: Duration = Duration::from_secs(20);
+
+    /// An API server that is not there.
+    async fn nowhere() -> Sink {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let config = KubeConfig::from_url(format!("http://{address}"), "n1");
+        Sink::Api(client(&config).await.unwrap())
+    }
+
+    /// What is said next about Events that cannot be written; nothing: they can.
+    async fn told(conditions: &mut mpsc::Receiver<Event>) -> Option<String> {
+        let next = timeout(HEARD, conditions.recv()).await.expect("something is said");
+        match next {
+            Some(Event::Condition { key, message }) if key == ABOUT => message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn another_sink_begins_without_the_failures_of_the_last() {
+        let (sender, mut conditions) = mpsc::channel(8);
+        let recorder = Recorder::start("n1", nowhere().await, sender);
+        recorder.standing(vec![Notice {
+            regarding: Object {
+                kind: Kind::Service,
+                name: ObjectName::new("shop", "web"),
+                uid: None,
+            },
+            related: None,
+            weight: Weight::Warning,
+            reason: reason::FIELD_REJECTED,
+            action: reason::action(reason::FIELD_REJECTED),
+            note: "x".to_owned(),
+            scope: Scope::Node,
+        }]);
+        assert!(told(&mut conditions).await.is_some());
+        recorder.write_to(nowhere().await);
+        assert_eq!(told(&mut conditions).await, None, "nothing is known of the other one");
+        assert!(told(&mut conditions).await.is_some(), "until that one fails, too");
     }
 }

@@ -13,13 +13,12 @@ use super::Monitor;
 use super::notices::Board;
 use super::pages;
 use crate::http::{self as server, Page, Pages, Place, Request};
+use crate::metrics;
 
 /// How long to wait before an address is tried again that could not be listened on.
 const BIND_AGAIN: Duration = Duration::from_secs(5);
 /// What `/proxyMode` says.
 pub const PROXY_MODE: &str = "millrace";
-/// The type that Prometheus expects of `/metrics`.
-const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Where the servers listen; nothing: the operator wants none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,9 +63,9 @@ pub fn health_pages(sources: &Sources) -> Pages {
 
 /// `/metrics` and what else kube-proxy has beside it.
 pub fn metrics_pages(sources: &Sources) -> Pages {
-    let (metrics, config) = (Arc::clone(&sources.metrics), Arc::clone(&sources.config));
+    let (render, config) = (Arc::clone(&sources.metrics), Arc::clone(&sources.config));
     Arc::new(move |request: &Request| match request.path.as_str() {
-        "/metrics" => Page::of(METRICS_TYPE, StatusCode::OK, metrics()),
+        "/metrics" => Page::of(metrics::CONTENT_TYPE, StatusCode::OK, render()),
         "/healthz" => Page::text(StatusCode::OK, "ok"),
         "/proxyMode" => Page::text(StatusCode::OK, PROXY_MODE),
         "/configz" => Page::json(StatusCode::OK, config()),

@@ -30,7 +30,8 @@ impl Own {
         let own = Self {
             ready: new.gauge(
                 "millrace_ready",
-                "1 once the first plan is carried out and every program is attached",
+                "1 while the first plan is carried out, every program attached and the canary \
+                 translated",
             )?,
             conditions: new.gauges(
                 "millrace_conditions",

@@ -25,9 +25,6 @@ use super::slice::Slice;
 use crate::settings::DetectLocal;
 use crate::source::{Kind, ObjectName};
 
-/// The Service of the API server itself.
-pub(super) const API_SERVICE: (&str, &str) = ("default", "kubernetes");
-
 /// Everything that decides.
 pub(super) struct Admission<'a> {
     pub(super) registry: &'a Registry,

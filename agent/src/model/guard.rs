@@ -17,7 +17,13 @@ use crate::source::ObjectName;
 const NAMESPACE: &str = "default";
 const NAME: &str = "kubernetes";
 
-fn is_api_server(name: &ObjectName) -> bool {
+/// Its name.
+pub(super) fn api_service() -> ObjectName {
+    ObjectName::new(NAMESPACE, NAME)
+}
+
+/// Whether it is that one.
+pub(super) fn is_api_server(name: &ObjectName) -> bool {
     name.namespace == NAMESPACE && name.name == NAME
 }
 
@@ -55,7 +61,7 @@ impl Model {
         let changes = self.guard.on != on && self.guard.good.is_some();
         self.guard.on = on;
         if changes {
-            self.mark_dirty(ObjectName::new(NAMESPACE, NAME));
+            self.mark_dirty(api_service());
         }
     }
 
@@ -93,7 +99,7 @@ impl Model {
 
     /// Says so while it lasts.
     pub(super) fn guard_condition(&self) -> Option<(String, String)> {
-        let name = ObjectName::new(NAMESPACE, NAME);
+        let name = api_service();
         let is_known = self.guard.good.is_some()
             || self.guard.may_have_rows
             || self.services.contains_key(&name);

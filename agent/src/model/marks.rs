@@ -6,14 +6,13 @@ use std::sync::Arc;
 
 use millrace_common::address::{V4, V6};
 
-use super::admission::API_SERVICE;
+use super::guard::api_service;
 use super::networks::Apart;
 use super::node::Changed;
 use super::registry::Touched;
 use super::service::Service;
 use super::slice::{Endpoints, Slice};
 use super::{Entry, Model};
-use crate::source::ObjectName;
 
 impl Model {
     /// This node's zone or addresses changed.
@@ -72,7 +71,7 @@ impl Model {
     /// The API server's endpoints changed, or what the agent was told of it.
     pub(super) fn update_api_servers(&mut self) {
         let mut addresses: BTreeSet<IpAddr> = self.api_given.iter().copied().collect();
-        let entry = self.services.get(&ObjectName::new(API_SERVICE.0, API_SERVICE.1));
+        let entry = self.services.get(&api_service());
         let slices = entry.into_iter().flat_map(|entry| &entry.slices);
         for seen in slices.filter_map(|name| self.slices.get(name)) {
             match &seen.object.endpoints {
@@ -89,9 +88,4 @@ impl Model {
             self.mark_askers();
         }
     }
-}
-
-/// Whether it is the API server's Service.
-pub(super) fn is_api(name: &ObjectName) -> bool {
-    (name.namespace.as_str(), name.name.as_str()) == API_SERVICE
 }

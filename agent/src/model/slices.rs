@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use super::guard::is_api_server;
 use super::names::canonical;
 use super::problem::Reading;
 use super::slice::{self, Context, Slice};
 use super::triggers::{self, Trigger};
-use super::{Model, Seen, marks};
+use super::{Model, Seen};
 use crate::source::{Kind, ObjectName, slim};
 
 impl Model {
@@ -69,7 +70,7 @@ impl Model {
             }
             None => self.triggers.drop_of(name),
         }
-        if services.iter().flatten().any(|service| marks::is_api(service)) {
+        if services.iter().flatten().any(|service| is_api_server(service)) {
             self.update_api_servers();
         }
     }

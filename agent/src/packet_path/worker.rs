@@ -13,6 +13,7 @@ use millrace_common::node::{DeviceRow, NodeRow, node};
 use tokio::sync::watch;
 
 use super::canary::Canary;
+use crate::bpf::attach::MENDED_WITHIN;
 use crate::bpf::flows::FlowStore;
 use crate::bpf::node_maps::NodeMaps;
 use crate::bpf::packet::{Attached, Direction, Hook, PacketHooks};
@@ -20,9 +21,10 @@ use crate::canary::tally::Tally;
 use crate::devices::roles::Attachment;
 use crate::metrics::Metrics;
 
-/// How often it is looked whether someone has removed a program or a pin: what is lost shall be
-/// back within a second.
+/// How often it is looked whether someone has removed a program or a pin. What a look finds is
+/// mended at once.
 const LOOK: Duration = Duration::from_millis(500);
+const _: () = assert!(LOOK.as_millis() < MENDED_WITHIN.as_millis());
 
 /// An order.
 #[derive(Clone, Debug, Default)]

@@ -1,7 +1,5 @@
 //! Drafting the operations that lead a Service from the rows it has to those it should have.
 
-use std::collections::BTreeMap;
-
 use millrace_common::address::{V4, V6};
 use millrace_common::backend::{Backend, state};
 use millrace_common::frontend::{Frontend, FrontendKey, SlotRange, flags};
@@ -125,7 +123,7 @@ impl<'p> Draft<'p> {
                 let Some(row) = row else { return Ok(None) };
                 let id = self.take_service_id()?;
                 // The name comes last: an id that has one is not given out again after a crash.
-                self.names.extend([Op::NoTraffic(id), Op::Service(id, Some(row))]);
+                self.names.extend([Op::NoTraffic(id), Op::Service(id, Some(Box::new(row)))]);
                 id
             }
         };
@@ -224,11 +222,13 @@ impl<'p> Draft<'p> {
         &mut self,
         service: u32,
         old: &[BackendRow<A>],
-        mut wanted: BTreeMap<BackendAddress<A>, u8>,
+        mut wanted: Vec<WantedState<A>>,
     ) -> Result<Box<[BackendRow<A>]>, Shortage> {
         let mut rows = Vec::with_capacity(wanted.len());
         for row in old {
-            let state = wanted.remove(&row.place).unwrap_or(state::GONE);
+            // Taken out by taking its bits: what is gone is not wanted.
+            let found = wanted.binary_search_by_key(&row.place, |(place, _)| *place).ok();
+            let state = found.map_or(state::GONE, |at| std::mem::take(&mut wanted[at].1));
             self.change_state(service, *row, state);
             if state == state::GONE {
                 self.freed.push(A::freed_backend(row.id));
@@ -237,7 +237,7 @@ impl<'p> Draft<'p> {
             }
         }
         // An endpoint that only serves has no flows here unless it was listed before.
-        wanted.retain(|_, state| *state & (state::CLUSTER | state::LOCAL) != 0);
+        wanted.retain(|(_, state)| *state & (state::CLUSTER | state::LOCAL) != 0);
         let needed = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
         let free = A::backend_ids(self.pools).free();
         for (place, state) in wanted {
@@ -329,19 +329,27 @@ impl<'p> Draft<'p> {
     }
 }
 
-/// The state each backend should have; lists that no frontend leads to do not count.
+/// A backend, and the state it should have.
+type WantedState<A> = (BackendAddress<A>, u8);
+
+/// The state each backend should have, sorted by backend; lists that no frontend leads to do not
+/// count.
 fn wanted_states<A: PerFamily>(
     want: &DesiredFamily<A>,
     granted: &[DesiredFrontend<A>],
-) -> BTreeMap<BackendAddress<A>, u8> {
-    let mut states: BTreeMap<BackendAddress<A>, u8> =
-        want.serving.iter().map(|place| (*place, state::SERVING)).collect();
+) -> Vec<WantedState<A>> {
+    let with = |bit| move |place: &BackendAddress<A>| (*place, bit);
+    let mut states: Vec<_> = want.serving.iter().map(with(state::SERVING)).collect();
     for (list, bit) in [(List::Cluster, state::CLUSTER), (List::Local, state::LOCAL)] {
         if granted.iter().any(|frontend| frontend.near == list || frontend.far == list) {
-            for place in want.list(list) {
-                *states.entry(*place).or_default() |= bit;
-            }
+            states.extend(want.list(list).iter().map(with(bit)));
         }
     }
+    states.sort_unstable();
+    states.dedup_by(|next, kept| {
+        let is_same = next.0 == kept.0;
+        kept.1 |= if is_same { next.1 } else { 0 };
+        is_same
+    });
     states
 }

@@ -11,8 +11,8 @@ use millrace_common::service::ServiceRow;
 pub enum Op {
     /// `traffic[id] = 0`: the id is given to a service port that has had no traffic.
     NoTraffic(u32),
-    /// `services[id] = row`, or delete.
-    Service(u32, Option<ServiceRow>),
+    /// `services[id] = row`, or delete. (In a box: the others are much smaller.)
+    Service(u32, Option<Box<ServiceRow>>),
     /// `backends_v4[id] = row`.
     BackendV4(u32, Backend<V4>),
     /// `backends_v6[id] = row`.

@@ -8,6 +8,7 @@
 
 mod events;
 mod fold;
+pub mod real;
 mod select;
 mod serve;
 mod state;
@@ -234,11 +235,6 @@ impl ApiServer {
     /// Answer the next `count` requests with this status.
     pub fn fail_requests(&self, status: u16, count: usize) {
         self.shared.faults().status = Some((status, count));
-    }
-
-    /// Requests that [`Self::fail_requests`] has yet to fail.
-    pub fn failures_left(&self) -> usize {
-        self.shared.faults().status.map_or(0, |(_, count)| count)
     }
 
     /// Half-open: accept connections and requests, but send nothing, in open streams neither.

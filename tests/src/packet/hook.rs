@@ -1,4 +1,5 @@
-//! A packet under a hook of a node: what `millrace_common::packet` is generic over.
+//! A packet under a hook of a node: what `millrace_common::packet` is generic over. What of it a
+//! socket needs as well ([`At`]) is there for both.
 
 use millrace_common::address::Be16;
 use millrace_common::affinity::{AffinityEntry, AffinityKey};
@@ -16,50 +17,53 @@ use millrace_common::select;
 use super::buffer::Buffer;
 use super::node::{InNode, Node};
 
-/// One packet at one node.
-pub struct Hook<'a> {
-    /// The packet.
-    pub frame: Buffer,
+/// Something at a node, which uses the node's rows.
+pub struct At<'a, T> {
+    /// What it is.
+    pub subject: T,
     /// The node.
     pub node: &'a Node,
 }
+
+/// One packet at one node.
+pub type Hook<'a> = At<'a, Buffer>;
 
 impl Frame for Hook<'_> {
     const SWIFT: bool = true;
 
     fn len(&self) -> u32 {
-        self.frame.len()
+        self.subject.len()
     }
     fn link_bytes(&self) -> u32 {
-        self.frame.link_bytes()
+        self.subject.link_bytes()
     }
     fn ethertype(&self) -> Be16 {
-        self.frame.ethertype()
+        self.subject.ethertype()
     }
     fn device_index(&self) -> u32 {
-        self.frame.device_index()
+        self.subject.device_index()
     }
     fn is_for_another_host(&self) -> bool {
-        self.frame.is_for_another_host()
+        self.subject.is_for_another_host()
     }
     fn load<T: Row>(&self, offset: u32) -> Option<T> {
-        self.frame.load(offset)
+        self.subject.load(offset)
     }
     fn store<T: Row>(&self, offset: u32, value: &T) -> bool {
-        self.frame.store(offset, value)
+        self.subject.store(offset, value)
     }
     fn update_header_checksum(&self, offset: u32, difference: u32) -> bool {
-        self.frame.update_header_checksum(offset, difference)
+        self.subject.update_header_checksum(offset, difference)
     }
     fn update_checksum(&self, offset: u32, difference: u32, how: Checksum) -> bool {
-        self.frame.update_checksum(offset, difference, how)
+        self.subject.update_checksum(offset, difference, how)
     }
     fn resize(&self, len: u32) -> bool {
-        self.frame.resize(len)
+        self.subject.resize(len)
     }
 }
 
-impl<A: InNode> select::Tables<A> for Hook<'_> {
+impl<A: InNode, T> select::Tables<A> for At<'_, T> {
     fn frontend(&self, key: &FrontendKey<A>) -> Option<Frontend> {
         A::rows(self.node).frontends.get(key).copied()
     }
@@ -108,7 +112,7 @@ impl<A: InNode> Tables<A> for Hook<'_> {
         A::rows(self.node).fragments.borrow_mut().insert(*key, *fragment);
     }
     fn park(&self, key: &FragmentKey<A>) -> bool {
-        self.node.park(|index| ParkedKey::new(key, index), self.frame.bytes())
+        self.node.park(|index| ParkedKey::new(key, index), self.subject.bytes())
     }
     fn release(&self, key: &FragmentKey<A>) {
         self.node.release(|index| ParkedKey::new(key, index));
@@ -121,7 +125,7 @@ impl<A: InNode> Tables<A> for Hook<'_> {
         A::rows(self.node).sockets.contains(&socket)
     }
     fn device(&self) -> Option<DeviceRow> {
-        self.node.devices.get(&self.frame.device_index()).copied()
+        self.node.devices.get(&self.subject.device_index()).copied()
     }
     fn masquerade_address(row: &DeviceRow) -> A {
         A::masquerade(row)

@@ -101,7 +101,8 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Load the programs of a build, and move the calling thread to a network namespace with [`DEVICES`].
+    /// Load the programs of a build, and move the calling thread to a network namespace with
+    /// [`DEVICES`].
     pub fn load(packets: PacketBuild) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         enter_namespace()?;

@@ -126,12 +126,12 @@ pub fn run_native(node: &Node, program: Program, device: u32, frame: Vec<u8>) ->
         Program::In | Program::Out => Buffer::ethernet(frame, device),
         Program::InRaw | Program::OutRaw => Buffer::raw(frame, device),
     };
-    let hook = Hook { frame, node };
+    let hook = Hook { subject: frame, node };
     let verdict = match program {
         Program::In | Program::InRaw => comes_in(&hook),
         Program::Out | Program::OutRaw => goes_out(&hook),
     };
-    Outcome { verdict, frame: hook.frame.into_bytes() }
+    Outcome { verdict, frame: hook.subject.into_bytes() }
 }
 
 /// `CLOCK_MONOTONIC`, in nanoseconds.

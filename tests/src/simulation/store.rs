@@ -38,7 +38,7 @@ impl Store {
     fn apply(&mut self, op: &Op) {
         match op {
             Op::NoTraffic(id) => drop(self.node.traffic.borrow_mut().remove(id)),
-            Op::Service(id, Some(row)) => drop(self.services.insert(*id, *row)),
+            Op::Service(id, Some(row)) => drop(self.services.insert(*id, **row)),
             Op::Service(id, None) => drop(self.services.remove(id)),
             Op::BackendV4(id, row) => drop(self.node.v4.backends.insert(*id, *row)),
             Op::BackendV6(id, row) => drop(self.node.v6.backends.insert(*id, *row)),

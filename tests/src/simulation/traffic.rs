@@ -7,16 +7,16 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context as _, Result, bail, ensure};
 use millrace::settings::DetectLocal;
 use millrace_common::address::{Be16, V4, V6};
-use millrace_common::affinity::{AffinityEntry, AffinityKey, Client};
-use millrace_common::backend::Backend;
-use millrace_common::frontend::{Frontend, FrontendKey};
+use millrace_common::affinity::Client;
+use millrace_common::frontend::FrontendKey;
 use millrace_common::packet::frame::Verdict;
-use millrace_common::select::{Decision, Sockets, Tables, select};
+use millrace_common::select::{Decision, Sockets, select};
 
 use super::{Simulation, device};
 use crate::lab::{Family, address};
 use crate::packet::build::{ETHERNET, Packet, Payload, Ports, number, sctp, tcp};
 use crate::packet::checksum::{check_frame, transport};
+use crate::packet::hook::At;
 use crate::packet::kernel::Program;
 use crate::packet::node::{InNode, Node};
 use crate::packet::pair::run_native;
@@ -374,7 +374,7 @@ fn decide<A: InNode>(
     port: u16,
     protocol: Protocol,
 ) -> Result<Decided> {
-    let socket = Socket { node, is_node };
+    let socket = At { subject: Socket { is_node }, node };
     let key = FrontendKey::new(address, Be16::new(port), protocol.number());
     Ok(match select(&socket, &key) {
         Decision::Pass => Decided::Answer(Answer::None),
@@ -390,41 +390,16 @@ fn decide<A: InNode>(
 }
 
 /// A socket that dials.
-struct Socket<'a> {
-    node: &'a Node,
+struct Socket {
     is_node: bool,
 }
 
-impl<A: InNode> Tables<A> for Socket<'_> {
-    fn frontend(&self, key: &FrontendKey<A>) -> Option<Frontend> {
-        A::rows(self.node).frontends.get(key).copied()
-    }
-    fn slot(&self, index: u32) -> Option<u32> {
-        self.node.slots.get(&index).copied()
-    }
-    fn backend(&self, id: u32) -> Option<Backend<A>> {
-        A::rows(self.node).backends.get(&id).copied()
-    }
-    fn random(&self) -> u32 {
-        self.node.random.next_u32()
-    }
-    fn now_ns(&self) -> u64 {
-        self.node.now_ns.get()
-    }
-    fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry> {
-        self.node.affinity.borrow().get(key).copied()
-    }
-    fn set_affinity(&self, key: &AffinityKey, entry: &AffinityEntry) {
-        self.node.affinity.borrow_mut().insert(*key, *entry);
-    }
-}
-
-impl<A: InNode> Sockets<A> for Socket<'_> {
+impl<A: InNode> Sockets<A> for At<'_, Socket> {
     fn client(&self) -> Client {
-        Client::of_namespace(if self.is_node { 1 } else { 2 })
+        Client::of_namespace(if self.subject.is_node { 1 } else { 2 })
     }
     fn client_is_node(&self) -> bool {
-        self.is_node
+        self.subject.is_node
     }
     fn is_cluster_ip(&self, address: A) -> bool {
         A::rows(self.node).frontends.contains_key(&FrontendKey::new(address, Be16::new(0), 0))

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
+use crate::args::one_of;
 use crate::{build, command, setup};
 use results::Results;
 use scenario::Section;
@@ -73,12 +74,8 @@ fn parse(args: &[String]) -> Result<Options> {
             "--check" => options.check = true,
             "--write" => options.write = true,
             "--section" => {
-                let number = args.next().context("--section wants a number")?;
-                if !SECTIONS.iter().any(|section| section.number == number) {
-                    let numbers: Vec<_> = SECTIONS.iter().map(|section| section.number).collect();
-                    bail!("no section `{number}`; there are {}", numbers.join("; "));
-                }
-                options.sections.push(number.clone());
+                let numbers: Vec<_> = SECTIONS.iter().map(|section| section.number).collect();
+                options.sections.push(one_of(&mut args, arg, &numbers)?);
             }
             _ => bail!("conformance takes --check, --write and `--section NUMBER`, not `{arg}`"),
         }

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::args::one_of;
 use crate::command::{self, Log};
 use crate::libtest::Tally;
 use crate::{build, setup};
@@ -109,12 +110,8 @@ fn parse(args: &[String]) -> Result<Options> {
         match arg.as_str() {
             "--update" => options.update = true,
             "--kernel" => {
-                let name = args.next().context("--kernel wants a name")?;
                 let names: Vec<_> = SERIES.iter().map(|series| series.name).collect();
-                if !names.contains(&name.as_str()) {
-                    bail!("no kernel `{name}`; there are {}", names.join(", "));
-                }
-                options.kernels.push(name.clone());
+                options.kernels.push(one_of(&mut args, arg, &names)?);
             }
             _ => bail!("kernels takes `--kernel NAME` and `--update`, not `{arg}`"),
         }

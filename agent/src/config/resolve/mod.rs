@@ -113,7 +113,7 @@ fn policy(s: &mut Settings, mode: Mode, bind_address: std::net::IpAddr) -> Optio
         bind_address: Some(bind_address).filter(|address| !address.is_unspecified()),
         external_ips: external_ips?,
         device_roles: device_roles?,
-        masquerade_ports: masquerade_ports?,
+        masquerade_ports,
     })
 }
 

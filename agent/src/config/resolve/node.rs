@@ -69,18 +69,14 @@ pub(super) fn device_roles(s: &mut Settings) -> Option<Vec<(NamePattern, Option<
     or_error(s, key, roles)
 }
 
-/// `masqueradePorts`.
-#[expect(
-    clippy::option_option,
-    reason = "outside: whether it is right; inside: whether it is given"
-)]
-pub(super) fn masquerade_ports(s: &mut Settings) -> Option<Option<(u16, u16)>> {
+/// `masqueradePorts`; none: not given, or wrong, which is an error and the end of it.
+pub(super) fn masquerade_ports(s: &mut Settings) -> Option<(u16, u16)> {
     let key = own("masqueradePorts");
     let text = s.text(key).to_owned();
     if text.is_empty() {
-        return Some(None);
+        return None;
     }
-    or_error(s, key, parse::masquerade_ports(&text).map(Some))
+    or_error(s, key, parse::masquerade_ports(&text))
 }
 
 /// The value, or an error at its place.

@@ -143,7 +143,7 @@ impl Maps {
             Op::Service(id, Some(row)) => {
                 assert!(self.zeroed.remove(id), "service {id} has the counts of another");
                 assert!((1..=self.capacity.services).contains(id));
-                self.services.insert(*id, *row);
+                self.services.insert(*id, **row);
                 assert!(self.services.len() <= self.capacity.services as usize);
             }
             Op::Service(id, None) => assert!(self.services.remove(id).is_some()),

@@ -14,29 +14,29 @@ pub struct Right {
     pub verbs: &'static [&'static str],
 }
 
-/// What is followed.
-const FOLLOW: &[&str] = &["list", "watch"];
+impl Right {
+    /// To what is followed.
+    const fn to_follow(group: &'static str, resource: &'static str, path: &'static str) -> Self {
+        Self { group, resource, path, verbs: &["list", "watch"] }
+    }
+}
 
 /// Services.
-pub const SERVICES: Right =
-    Right { group: "", resource: "services", path: "/api/v1/services", verbs: FOLLOW };
+pub const SERVICES: Right = Right::to_follow("", "services", "/api/v1/services");
 /// EndpointSlices.
-pub const ENDPOINT_SLICES: Right = Right {
-    group: "discovery.k8s.io",
-    resource: "endpointslices",
-    path: "/apis/discovery.k8s.io/v1/endpointslices",
-    verbs: FOLLOW,
-};
+pub const ENDPOINT_SLICES: Right = Right::to_follow(
+    "discovery.k8s.io",
+    "endpointslices",
+    "/apis/discovery.k8s.io/v1/endpointslices",
+);
 /// The own Node.
-pub const NODES: Right =
-    Right { group: "", resource: "nodes", path: "/api/v1/nodes", verbs: FOLLOW };
+pub const NODES: Right = Right::to_follow("", "nodes", "/api/v1/nodes");
 /// ServiceCIDRs.
-pub const SERVICE_CIDRS: Right = Right {
-    group: "networking.k8s.io",
-    resource: "servicecidrs",
-    path: "/apis/networking.k8s.io/v1/servicecidrs",
-    verbs: FOLLOW,
-};
+pub const SERVICE_CIDRS: Right = Right::to_follow(
+    "networking.k8s.io",
+    "servicecidrs",
+    "/apis/networking.k8s.io/v1/servicecidrs",
+);
 /// Events, in the namespace of what they are about.
 pub const EVENTS: Right = Right {
     group: "events.k8s.io",

@@ -42,6 +42,10 @@ use result::{About, Run};
 use services::Shape;
 use site::{Dataplane, Site};
 
+/// The agent's: some of its work is measured in this process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Endpoints of each Service that kube-proxy's rules have.
 const ENDPOINTS: u8 = 3;
 /// Of each Service in the larger of our sites: a million at 100 000 Services.

@@ -1,0 +1,284 @@
+//! A real etcd and a real kube-apiserver on a lab's node, for callers who have the programs.
+//!
+//! Everything is fixed, since the node's network namespace is theirs alone. Who may do what is
+//! RBAC's business: the agent comes with a token of its own service account.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use hyper::http::{Request, StatusCode};
+use kube::client::Body;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde_json::{Value, json};
+
+use crate::lab::{Family, Node, Place, address};
+use crate::wait;
+
+/// Names the etcd to take.
+pub const ETCD: &str = "MILLRACE_ETCD";
+/// Names the kube-apiserver to take.
+pub const KUBE_APISERVER: &str = "MILLRACE_KUBE_APISERVER";
+
+/// How long the API server may take to serve: 2 s on an idle machine.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How much of its log is shown when it ends.
+const SHOWN_LINES: usize = 10;
+/// Where it listens.
+const URL: &str = "https://127.0.0.1:6443";
+/// Where etcd listens to it.
+const ETCD_URL: &str = "http://127.0.0.1:2379";
+/// Where etcd would listen to others.
+const ETCD_PEER_URL: &str = "http://127.0.0.1:2380";
+/// The tests' own token: may do everything.
+const ADMIN_TOKEN: &str = "millrace-tests-admin";
+/// The agent's.
+const AGENT_TOKEN: &str = "millrace-tests-agent";
+/// Who owns the fields that are applied.
+const FIELD_MANAGER: &str = "millrace-tests";
+
+/// The programs.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    etcd: PathBuf,
+    kube_apiserver: PathBuf,
+}
+
+impl Programs {
+    /// Those that the environment names; nothing: it names none.
+    pub fn given() -> Result<Option<Self>> {
+        let [etcd, kube_apiserver] =
+            [ETCD, KUBE_APISERVER].map(|name| std::env::var_os(name).map(PathBuf::from));
+        match (etcd, kube_apiserver) {
+            (None, None) => Ok(None),
+            (Some(etcd), Some(kube_apiserver)) => Ok(Some(Self { etcd, kube_apiserver })),
+            _ => bail!("{ETCD} and {KUBE_APISERVER} belong together"),
+        }
+    }
+}
+
+/// Both, running. They end with the value.
+pub struct RealApi {
+    programs: Programs,
+    place: Place,
+    address: String,
+    directory: PathBuf,
+    etcd: Child,
+    server: Option<Child>,
+}
+
+impl RealApi {
+    /// Start both in the node's network, and wait until they serve.
+    pub fn start(node: &Node, programs: Programs) -> Result<Self> {
+        let directory = node.run_dir().join("api");
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("create {}", directory.display()))?;
+        let place = node.agent_place().clone();
+        let etcd = start_etcd(&place, &programs, &directory)?;
+        let address = node.address(Family::V4).to_string();
+        let mut api = Self { programs, place, address, directory, etcd, server: None };
+        api.write_credentials()?;
+        api.start_server()?;
+        Ok(api)
+    }
+
+    fn write_credentials(&self) -> Result<()> {
+        let key = rcgen::KeyPair::generate().context("make a key")?;
+        let agent = "system:serviceaccount:kube-system:millrace";
+        let groups = "system:serviceaccounts,system:serviceaccounts:kube-system";
+        let tokens = format!(
+            "{ADMIN_TOKEN},admin,1,\"system:masters\"\n{AGENT_TOKEN},{agent},2,\"{groups}\"\n"
+        );
+        let files = [
+            ("sa.key", key.serialize_pem()),
+            ("sa.pub", key.public_key_pem()),
+            ("tokens.csv", tokens),
+            ("agent.kubeconfig", self.config_of(AGENT_TOKEN).to_string()),
+        ];
+        for (name, text) in files {
+            let path = self.directory.join(name);
+            fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// A kubeconfig: YAML takes JSON.
+    fn config_of(&self, token: &str) -> Value {
+        // The server signs its certificate itself, and puts that authority's behind it.
+        let authority = self.directory.join("certs/apiserver.crt");
+        json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{
+                "name": "real",
+                "cluster": { "server": URL, "certificate-authority": authority },
+            }],
+            "users": [{ "name": "real", "user": { "token": token } }],
+            "contexts": [{ "name": "real", "context": { "cluster": "real", "user": "real" } }],
+            "current-context": "real",
+        })
+    }
+
+    /// The agent's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.directory.join("agent.kubeconfig")
+    }
+
+    /// Start the API server, and wait until it is ready.
+    pub fn start_server(&mut self) -> Result<()> {
+        let text = |name: &str| self.directory.join(name).display().to_string();
+        let ranges = [Family::V4, Family::V6].map(address::service_cidr).join(",");
+        let flags = [
+            ("etcd-servers", ETCD_URL.to_owned()),
+            ("cert-dir", text("certs")),
+            ("bind-address", "127.0.0.1".to_owned()),
+            ("secure-port", "6443".to_owned()),
+            ("advertise-address", self.address.clone()),
+            ("service-cluster-ip-range", ranges),
+            ("authorization-mode", "RBAC".to_owned()),
+            ("token-auth-file", text("tokens.csv")),
+            ("service-account-issuer", "https://kubernetes.default.svc".to_owned()),
+            ("service-account-key-file", text("sa.pub")),
+            ("service-account-signing-key-file", text("sa.key")),
+            ("disable-admission-plugins", "ServiceAccount".to_owned()),
+            ("endpoint-reconciler-type", "none".to_owned()),
+        ];
+        let mut command = self.place.command(&self.programs.kube_apiserver);
+        command.args(flags.map(|(name, value)| format!("--{name}={value}")));
+        let server = spawn(command, &self.directory.join("kube-apiserver.log"))?;
+        self.server = Some(server);
+        let ended = wait::until("kube-apiserver to be ready", READY_TIMEOUT, || {
+            let ended = self.server.as_mut().map(Child::try_wait).transpose()?.flatten();
+            match ended {
+                // Waiting longer would not help.
+                Some(status) => Ok(Some(status)),
+                None => self.request("GET", "/readyz", None).map(|_| None),
+            }
+        })?;
+        let Some(status) = ended else { return Ok(()) };
+        let log = fs::read_to_string(self.directory.join("kube-apiserver.log"))?;
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
+        bail!("kube-apiserver ended with {status}; its log ends:\n{}", tail.join("\n"))
+    }
+
+    /// Kill the API server; etcd keeps what it knew.
+    pub fn kill_server(&mut self) -> Result<()> {
+        self.server.take().map_or(Ok(()), |mut server| {
+            server.kill().context("kill kube-apiserver")?;
+            server.wait().map(drop).context("wait for kube-apiserver")
+        })
+    }
+
+    /// Apply an object as `kubectl apply --server-side --validate=strict` would, its status too if
+    /// it has one that counts.
+    pub fn apply(&self, object: &Value) -> Result<()> {
+        let path = path_of(object)?;
+        let query = format!("fieldManager={FIELD_MANAGER}&force=true&fieldValidation=Strict");
+        self.request("PATCH", &format!("{path}?{query}"), Some(object))?;
+        if object["kind"] == "Node" {
+            self.request("PATCH", &format!("{path}/status?{query}"), Some(object))?;
+        }
+        Ok(())
+    }
+
+    /// Delete an object.
+    pub fn delete(&self, object: &Value) -> Result<()> {
+        self.request("DELETE", &path_of(object)?, None).map(drop)
+    }
+
+    /// What a path holds.
+    pub fn get(&self, path: &str) -> Result<Value> {
+        let text = self.request("GET", path, None)?;
+        serde_json::from_str(&text).with_context(|| format!("GET {path}: not JSON"))
+    }
+
+    fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<String> {
+        let config: Kubeconfig = serde_json::from_value(self.config_of(ADMIN_TOKEN))?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", "application/apply-patch+yaml")
+            .body(Body::from(body.map(Value::to_string).unwrap_or_default().into_bytes()))?;
+        let work = async {
+            let options = KubeConfigOptions::default();
+            let config = Config::from_custom_kubeconfig(config, &options).await?;
+            let answer = Client::try_from(config)?.send(request).await?;
+            let (head, body) = answer.into_parts();
+            let body = http_body_util::BodyExt::collect(body).await?.to_bytes();
+            Ok::<_, anyhow::Error>((head.status, String::from_utf8_lossy(&body).into_owned()))
+        };
+        let (status, text) = self.place.within(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(work)
+        })??;
+        ensure!(
+            status.is_success() || is_gone(method, status),
+            "{method} {path}: {status}: {text}"
+        );
+        Ok(text)
+    }
+}
+
+impl Drop for RealApi {
+    fn drop(&mut self) {
+        // Both may have ended already.
+        let _ = self.kill_server();
+        let _ = self.etcd.kill();
+        let _ = self.etcd.wait();
+    }
+}
+
+fn is_gone(method: &str, status: StatusCode) -> bool {
+    method == "DELETE" && status == StatusCode::NOT_FOUND
+}
+
+fn start_etcd(place: &Place, programs: &Programs, directory: &Path) -> Result<Child> {
+    let flags = [
+        ("data-dir", directory.join("etcd").display().to_string()),
+        ("listen-client-urls", ETCD_URL.to_owned()),
+        ("advertise-client-urls", ETCD_URL.to_owned()),
+        ("listen-peer-urls", ETCD_PEER_URL.to_owned()),
+        ("initial-advertise-peer-urls", ETCD_PEER_URL.to_owned()),
+        ("initial-cluster", format!("default={ETCD_PEER_URL}")),
+    ];
+    let mut command = place.command(&programs.etcd);
+    command.args(flags.map(|(name, value)| format!("--{name}={value}")));
+    spawn(command, &directory.join("etcd.log"))
+}
+
+fn spawn(mut command: Command, log: &Path) -> Result<Child> {
+    let open = || fs::OpenOptions::new().create(true).append(true).open(log);
+    let file = open().with_context(|| format!("open {}", log.display()))?;
+    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+    let program = command.get_program().display().to_string();
+    command.spawn().with_context(|| format!("start {program}"))
+}
+
+/// Where the API has an object: of the kinds that tests and `deploy/manifests` have.
+fn path_of(object: &Value) -> Result<String> {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
+    let (version, kind) = (text("/apiVersion").unwrap_or_default(), text("/kind"));
+    let kind = kind.context("an object without a kind")?;
+    let name = text("/metadata/name").context("an object without a name")?;
+    let resource = match kind {
+        "Namespace" => "namespaces",
+        "Node" => "nodes",
+        "Service" => "services",
+        "EndpointSlice" => "endpointslices",
+        "ServiceAccount" => "serviceaccounts",
+        "ConfigMap" => "configmaps",
+        "DaemonSet" => "daemonsets",
+        "ClusterRole" => "clusterroles",
+        "ClusterRoleBinding" => "clusterrolebindings",
+        other => bail!("no test applies a {other}"),
+    };
+    let group = if version == "v1" { "/api/v1".to_owned() } else { format!("/apis/{version}") };
+    Ok(match text("/metadata/namespace") {
+        Some(namespace) => format!("{group}/namespaces/{namespace}/{resource}/{name}"),
+        None => format!("{group}/{resource}/{name}"),
+    })
+}
