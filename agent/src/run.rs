@@ -444,6 +444,7 @@ impl Agent {
         if self.pins.new_maps().exists() {
             self.pins.promote_new_maps().context("put the new maps in force")?;
         }
+        self.pins.forget_other_layouts().context("remove the maps of another version")?;
         self.socket_path.leave_if_off(&self.pins)
     }
 

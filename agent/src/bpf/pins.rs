@@ -81,6 +81,22 @@ impl Pins {
         fs::rename(self.new_maps(), self.maps())
     }
 
+    /// Remove the maps of other layouts: no program uses them any more.
+    pub fn forget_other_layouts(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.root)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let is_layout = name.strip_prefix('v').is_some_and(|rest| {
+                let number = rest.strip_suffix("-new").unwrap_or(rest);
+                !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+            });
+            if is_layout && path != self.maps() && path != self.new_maps() {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Remove every pin: maps and links vanish with their last user.
     pub fn remove_all(&self) -> io::Result<()> {
         remove(&self.root)
@@ -135,5 +151,26 @@ fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_of_other_layouts_go_and_nothing_else_does() {
+        let place = std::env::temp_dir().join(format!("millrace-pins-{}", std::process::id()));
+        let pins = Pins::new(&place);
+        let [ours, new] = [pins.maps(), pins.new_maps()];
+        let others = ["v1", "v1-new", "v999"].map(|name| pins.root().join(name));
+        let kept = [ours, new, pins.links(), pins.root().join("various")];
+        for directory in others.iter().chain(&kept) {
+            fs::create_dir_all(directory.join("map")).unwrap();
+        }
+        pins.forget_other_layouts().unwrap();
+        assert!(others.iter().all(|directory| !directory.exists()));
+        assert!(kept.iter().all(|directory| directory.exists()));
+        fs::remove_dir_all(&place).unwrap();
     }
 }

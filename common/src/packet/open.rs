@@ -213,12 +213,9 @@ fn forward<A: Answer, S: Frame + Tables<A>>(
         let is_sctp = packet.key.protocol == Protocol::Sctp as u8;
         return Err(if is_sctp { Counter::DroppedSctpPort } else { Counter::DroppedNoPort });
     }
-    let written = remember(s, &packet.key, &mut flow);
     // The entry that is found by the next packet is written last.
-    flow.backend_or_device = target.id;
-    flow.generation_or_ack = target.generation;
-    flow.bytes = Count::new((packet.end - packet.network).into());
-    if !(written && s.put_flow(Table::HalfOpen, &packet.key, &flow)) {
+    let written = remember(s, &packet.key, &mut flow) && begin(s, packet, &mut flow, target);
+    if !written {
         return Err(Counter::DroppedNoRoom);
     }
     if !rewrite(s, packet, &Change::of(&flow)) {
@@ -231,6 +228,24 @@ fn forward<A: Answer, S: Frame + Tables<A>>(
     s.count_opened(choice.service);
     s.count(Counter::IngressToBackend);
     Ok(())
+}
+
+/// Write the OPEN entry: what it has and the others have not, and the first packet's bytes.
+#[inline(never)]
+fn begin<A: Answer, S: Frame + Tables<A>>(
+    s: &S,
+    packet: &Packet<A>,
+    flow: &mut Flow<A>,
+    target: &Target<A>,
+) -> bool {
+    flow.role = role::OPEN;
+    flow.seen = seen::PACKET;
+    flow.address = target.address;
+    flow.port = target.port;
+    flow.backend_or_device = target.id;
+    flow.generation_or_ack = target.generation;
+    flow.bytes = Count::new((packet.end - packet.network).into());
+    s.put_flow(Table::HalfOpen, &packet.key, flow)
 }
 
 /// See that the answers can be told from those of any other flow: a client may use one port
@@ -280,10 +295,10 @@ fn is_free<A: Answer, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &Flow
     true
 }
 
-/// Write the flow's entries but OPEN.
+/// Write the flow's entries but OPEN, which [`begin`] makes of what is left in `flow`.
 #[inline(never)]
 fn remember<A: Answer, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &mut Flow<A>) -> bool {
-    let Flow { address, port, other_port, .. } = *flow;
+    let Flow { port, other_port, .. } = *flow;
     let mut other = flow.reply_key(key);
     flow.role = role::REPLY;
     flow.seen = 0;
@@ -302,10 +317,6 @@ fn remember<A: Answer, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &mut
         s.remove_flow(Table::Established, &other);
         written = written && s.put_flow(Table::HalfOpen, &other, flow);
     }
-    flow.role = role::OPEN;
-    flow.seen = seen::PACKET;
-    flow.address = address;
-    flow.port = port;
     flow.other_port = other_port;
     written
 }
