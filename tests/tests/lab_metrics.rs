@@ -160,6 +160,7 @@ fn bytes_connections_and_failures_of_packets_are_counted_by_service_and_backend(
     let stream =
         wait::until("the Service", CHANGE_TIMEOUT, || dial(&client, web)?.context("refused"))?;
     let ends = talk(stream, &listener)?;
+    let listed = listed_bytes(&mut world)?;
     let opened = "millrace_service_connections_total";
     shows(&world, "a connection that is led to a closed port", |scrape| {
         ensure!(dial(&client, closed)?.is_none());
@@ -182,8 +183,7 @@ fn bytes_connections_and_failures_of_packets_are_counted_by_service_and_backend(
     };
     ensure!(of_service_and_backend(&found, "connections_total", "web", "")? == 1.0);
     ensure!(failed(&found, "millrace_backend_failures_total", "web")? == 0.0);
-    let listed = listed_bytes(&mut world)?;
-    ensure!(is_all_of(listed, [asked, answered]), "`millrace flows` says {listed:?}");
+    ensure!(is_all_of([asked, answered], listed), "`millrace flows` says {listed:?}");
     // The Service has not failed: its backend has, as often as it was dialled.
     let after = shows_within(&world, "every failure", PASS_TIMEOUT, |scrape| {
         let dialled = of_service_and_backend(scrape, "connections_total", "closed", "")?;
