@@ -362,4 +362,20 @@ mod unit_tests {
         let (page, bad) = summary(&[skipped], Duration::ZERO);
         assert!(!bad && page.ends_with("\n0 passed, 0 failed, 1 skipped\n"), "{page}");
     }
+
+    fn parsed(line: &str) -> Result<Options> {
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        parse(&words)
+    }
+
+    #[test]
+    fn programs_are_named_together_and_exist() {
+        let both = parsed("--stage lab --kube-apiserver /bin/sh --etcd /bin/sh").unwrap();
+        let names: Vec<_> = both.programs.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["MILLRACE_KUBE_APISERVER", "MILLRACE_ETCD"]);
+        assert!(parsed("--etcd /bin/sh").is_err());
+        assert!(parsed("--etcd /nowhere --kube-apiserver /bin/sh").is_err());
+        assert!(parsed("--etcd").is_err());
+        assert!(parsed("").unwrap().programs.is_empty());
+    }
 }

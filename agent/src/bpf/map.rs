@@ -83,7 +83,10 @@ impl Map {
         if (last - first) as usize / rows.len() > SCATTERED {
             return self.put(rows);
         }
-        let window = Window::<V>::writable(&self.fd, first, last).map_err(self.error("map"))?;
+        // Slower is better than not at all.
+        let Ok(window) = Window::<V>::writable(&self.fd, first, last) else {
+            return self.put(rows);
+        };
         rows.iter().for_each(|(index, row)| window.write(*index, row));
         Ok(())
     }

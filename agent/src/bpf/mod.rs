@@ -3,8 +3,9 @@
 //! [`environment`] finds what is needed and says what is missing; [`pins`] is the layout under
 //! bpffs; [`object`] loads the programs; [`attach`] links them to hooks of the cgroup without ever
 //! leaving one empty, [`packet`] to hooks of devices (by [`tcx`] or [`clsact`]); [`store`],
-//! [`node_maps`] and [`flows`] write and read the rows of a [`map`]; [`sys`] is the part of
-//! `bpf(2)` that aya lacks; [`inventory`] lists what the kernel holds of all owners.
+//! [`node_maps`] and [`flows`] write and read the rows of a [`map`], many rows of an array as
+//! memory (`window`); [`sys`] is the part of `bpf(2)` that aya lacks; [`inventory`] lists what the
+//! kernel holds of all owners.
 
 pub mod attach;
 pub mod clsact;
