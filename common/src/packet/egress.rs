@@ -63,7 +63,7 @@ fn known<A: Family, S: Frame + Tables<A>>(
         return finish(s, packet, &change, Counter::EgressMasqueraded);
     }
     touch(row, &flow, now_secs(s), packet.seen());
-    s.add_bytes(row, packet.end - packet.network);
+    s.add_bytes(row, s.network_bytes());
     if matches!(table, Table::HalfOpen)
         && packet.is_tcp_with(tcp::SYN | tcp::ACK, tcp::SYN | tcp::ACK)
     {

@@ -54,6 +54,19 @@ pub trait Frame {
     fn len(&self) -> u32;
     /// Bytes of the link layer's header: [`ETHERNET_BYTES`] or 0.
     fn link_bytes(&self) -> u32;
+    /// Bytes of the packet without that header: with padding, if it came in by a wire with any.
+    /// (What the headers say would be exact, but many more states for the verifier.)
+    #[inline(always)]
+    fn network_bytes(&self) -> u32 {
+        self.len() - self.link_bytes()
+    }
+    /// The number, of which the verifier knows nothing from here on. Verifiers before Linux 6.12
+    /// walk again through all that follows for every value they can tell apart; elsewhere nothing
+    /// is done.
+    #[inline(always)]
+    fn forget(&self, number: u32) -> u32 {
+        number
+    }
     /// The network protocol (`__sk_buff.protocol`).
     fn ethertype(&self) -> Be16;
     /// Index of the device under whose hook we are.

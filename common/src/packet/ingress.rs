@@ -92,7 +92,7 @@ fn known<A: Family, S: Frame + Tables<A>>(
         return Verdict::NONE;
     }
     touch(row, &flow, now, packet.seen());
-    s.add_bytes(row, packet.end - packet.network);
+    s.add_bytes(row, s.network_bytes());
     finish(s, packet, &change, Counter::IngressToBackend)
 }
 

@@ -244,7 +244,7 @@ fn begin<A: Answer, S: Frame + Tables<A>>(
     flow.port = target.port;
     flow.backend_or_device = target.id;
     flow.generation_or_ack = target.generation;
-    flow.bytes = Count::new((packet.end - packet.network).into());
+    flow.bytes = Count::new(s.network_bytes().into());
     s.put_flow(Table::HalfOpen, &packet.key, flow)
 }
 

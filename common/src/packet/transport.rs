@@ -118,9 +118,28 @@ impl<A: Family> Packet<A> {
     #[inline(always)]
     pub fn read_transport<F: Frame>(&mut self, frame: &F) -> Result<(), Counter> {
         match self.key.protocol {
-            6 => self.read_tcp(frame),
-            17 | 132 => self.read_datagram(frame),
-            _ => Err(Counter::IngressPassed),
+            6 => self.read_tcp(frame)?,
+            17 | 132 => self.read_datagram(frame)?,
+            _ => return Err(Counter::IngressPassed),
+        }
+        self.forget(frame);
+        Ok(())
+    }
+
+    /// By how many ways the verifier got here no longer matters.
+    #[inline(always)]
+    fn forget<F: Frame>(&mut self, frame: &F) {
+        self.key.protocol = frame.forget(self.key.protocol.into()) as u8;
+        self.flags = frame.forget(self.flags.into()) as u8;
+        self.header_bytes = frame.forget(self.header_bytes.into()) as u8;
+        for number in [
+            &mut self.transport,
+            &mut self.end,
+            &mut self.fragment_id,
+            &mut self.sequence,
+            &mut self.acknowledgement,
+        ] {
+            *number = frame.forget(*number);
         }
     }
 

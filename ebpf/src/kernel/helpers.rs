@@ -156,6 +156,21 @@ pub fn packet_type(ctx: &TcContext) -> u32 {
     unsafe { ptr::read_volatile(&raw const (*ctx.skb.skb).pkt_type) }
 }
 
+/// The number, of which the verifier knows nothing any more: a zero is mixed in that it takes for
+/// anything.
+#[inline(always)]
+pub fn forget(ctx: &TcContext, number: u32) -> u32 {
+    // SAFETY: the program's context.
+    let mut word = unsafe { ptr::read_volatile(&raw const (*ctx.skb.skb).len) };
+    // SAFETY: two numbers; a number with itself gives 0, for any verifier that works number by
+    // number.
+    unsafe {
+        core::arch::asm!("{0} ^= {0}", "{0} ^= {1}", inout(reg) word, in(reg) number,
+            options(pure, nomem, nostack));
+    }
+    word
+}
+
 /// Index of the device a packet is on.
 #[inline(always)]
 pub fn device(ctx: &TcContext) -> u32 {

@@ -25,6 +25,10 @@ impl<const SWIFT: bool> Frame for Hook<'_, SWIFT> {
         self.link_bytes
     }
     #[inline(always)]
+    fn forget(&self, number: u32) -> u32 {
+        if SWIFT { number } else { helpers::forget(self.ctx, number) }
+    }
+    #[inline(always)]
     fn ethertype(&self) -> Be16 {
         helpers::ethertype(self.ctx)
     }
