@@ -25,6 +25,7 @@ pub fn egress<A: Family, S: Frame + Tables<A>>(s: &S) -> Verdict {
         return fragments::follow(s, &packet);
     }
     if packet.key.protocol == A::ICMP {
+        packet.forget(s);
         let verdict = errors::translate(s, &packet);
         return if verdict == Verdict::NONE { pass(s, Counter::EgressPassed) } else { verdict };
     }
@@ -38,6 +39,9 @@ pub fn egress<A: Family, S: Frame + Tables<A>>(s: &S) -> Verdict {
             let verdict = known(s, table, &packet, row);
             if verdict != Verdict::NONE {
                 return verdict;
+            }
+            if S::SWIFT {
+                packet.forget(s);
             }
             let begun = masquerade::begin(s, table, &packet, row);
             return if begun { Verdict::NEXT } else { Verdict::DROP };

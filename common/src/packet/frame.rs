@@ -60,9 +60,8 @@ pub trait Frame {
     fn network_bytes(&self) -> u32 {
         self.len() - self.link_bytes()
     }
-    /// The number, of which the verifier knows nothing from here on. Verifiers before Linux 6.12
-    /// walk again through all that follows for every value they can tell apart; elsewhere nothing
-    /// is done.
+    /// The number, of which the verifier knows nothing from here on: it walks again through all
+    /// that follows for every value it can tell apart.
     #[inline(always)]
     fn forget(&self, number: u32) -> u32 {
         number

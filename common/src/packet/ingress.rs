@@ -25,6 +25,7 @@ pub fn ingress<A: reject::Answer, S: Frame + Tables<A>>(s: &S) -> Verdict {
         return fragments::follow(s, &packet);
     }
     if packet.key.protocol == A::ICMP {
+        packet.forget(s);
         let verdict = errors::translate(s, &packet);
         return if verdict == Verdict::NONE { open::no_frontend(s, &packet) } else { verdict };
     }
@@ -63,6 +64,9 @@ fn transport<A: reject::Answer, S: Frame + Tables<A>>(s: &S, packet: &mut Packet
             bridged::bring_up(s, packet);
         }
         return pass(s, Counter::IngressPassed);
+    }
+    if S::SWIFT {
+        packet.forget(s);
     }
     open::open(s, packet)
 }

@@ -17,9 +17,6 @@ pub const CLAIMS: u32 = 8;
 /// How many ports are looked at, at most, for each claim. In all this is 64: when nine of ten ports
 /// are taken, one flow in a thousand finds none.
 const LOOKS: u32 = 8;
-/// The same where the verifier gives up over more: when eight of ten ports are taken, one flow in a
-/// thousand finds none.
-const PLAIN_LOOKS: u32 = 4;
 /// How many flows are looked at, at most, for one that nobody will miss.
 const VICTIM_TRIES: u32 = 6;
 /// A flow that nobody may miss was silent for this long, in seconds.
@@ -99,7 +96,7 @@ fn choose_port<A: Family, S: Frame + Tables<A>>(
 /// looks. False: there is no range.
 #[inline(never)]
 fn free_port<A: Family, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &mut Flow<A>) -> bool {
-    for _ in 0..if S::SWIFT { LOOKS } else { PLAIN_LOOKS } {
+    for _ in 0..LOOKS {
         if !random_port(s, flow) {
             return false;
         }

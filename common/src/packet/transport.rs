@@ -122,13 +122,16 @@ impl<A: Family> Packet<A> {
             17 | 132 => self.read_datagram(frame)?,
             _ => return Err(Counter::IngressPassed),
         }
-        self.forget(frame);
+        if !F::SWIFT {
+            self.forget(frame);
+        }
         Ok(())
     }
 
-    /// By how many ways the verifier got here no longer matters.
+    /// By which of many ways the verifier got here no longer matters. Swift programs do without for
+    /// the packets of a flow.
     #[inline(always)]
-    fn forget<F: Frame>(&mut self, frame: &F) {
+    pub fn forget<F: Frame>(&mut self, frame: &F) {
         self.key.protocol = frame.forget(self.key.protocol.into()) as u8;
         self.flags = frame.forget(self.flags.into()) as u8;
         self.header_bytes = frame.forget(self.header_bytes.into()) as u8;

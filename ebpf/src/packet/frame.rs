@@ -26,7 +26,7 @@ impl<const SWIFT: bool> Frame for Hook<'_, SWIFT> {
     }
     #[inline(always)]
     fn forget(&self, number: u32) -> u32 {
-        if SWIFT { number } else { helpers::forget(self.ctx, number) }
+        helpers::forget(self.ctx, number)
     }
     #[inline(always)]
     fn ethertype(&self) -> Be16 {
