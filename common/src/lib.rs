@@ -9,6 +9,7 @@
 //! [`counters`] what is counted, [`service`] what tools need to name things.
 
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 /// Version of the row layouts; part of the pin path, so two layouts never meet in one map.
 ///
@@ -19,6 +20,7 @@ pub mod address;
 pub mod affinity;
 pub mod backend;
 pub mod counters;
+pub mod filter;
 pub mod flow;
 pub mod fragment;
 pub mod frontend;

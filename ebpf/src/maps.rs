@@ -8,6 +8,7 @@ use millrace_common::address::{V4, V6};
 use millrace_common::affinity::{AffinityEntry, AffinityKey};
 use millrace_common::backend::Backend;
 use millrace_common::counters;
+use millrace_common::filter::FlowFilter;
 use millrace_common::flow::{Flow, FlowKey};
 use millrace_common::fragment::{Fragment, FragmentKey, Parked, ParkedKey};
 use millrace_common::frontend::{Frontend, FrontendKey};
@@ -62,6 +63,10 @@ pub static PEERS_OVERFLOW: SkStorage<Peer> = SkStorage::new();
 /// What a UDP socket sent to. Freed with the socket, never evicted.
 #[btf_map(name = "udp_peers")]
 pub static UDP_PEERS: SkStorage<UdpPeers> = SkStorage::new();
+
+/// What rules out that a packet is a flow's.
+#[btf_map(name = "flow_filter")]
+pub static FLOW_FILTER: Array<FlowFilter, 1, MAPPED> = Array::new();
 
 /// Flows that were answered, IPv4. Taken out by the agent when they are over, never evicted.
 #[btf_map(name = "flows_v4")]

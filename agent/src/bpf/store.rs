@@ -22,7 +22,7 @@ use crate::apply::MapStore;
 use crate::plan::op::{Capacity, Op, Snapshot};
 
 /// Every map of the object that is pinned.
-pub const MAP_NAMES: [&str; 25] = [
+pub const MAP_NAMES: [&str; 26] = [
     "frontends_v4",
     "frontends_v6",
     "slots",
@@ -33,6 +33,7 @@ pub const MAP_NAMES: [&str; 25] = [
     "peers",
     "peers_overflow",
     "udp_peers",
+    "flow_filter",
     "flows_v4",
     "flows_v6",
     "half_open_v4",

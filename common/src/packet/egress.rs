@@ -34,7 +34,10 @@ pub fn egress<A: Family, S: Frame + Tables<A>>(s: &S) -> Verdict {
         Err(Counter::IngressPassed) => return pass(s, Counter::EgressPassed),
         Err(reason) => return pass(s, reason),
     }
-    for table in [Table::Established, Table::HalfOpen] {
+    if !s.may_have_flow(&packet.key) {
+        return pass(s, Counter::EgressPassed);
+    }
+    for table in Table::BOTH {
         if let Some(row) = s.flow(table, &packet.key) {
             let verdict = known(s, table, &packet, row);
             if verdict != Verdict::NONE {

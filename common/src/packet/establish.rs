@@ -162,7 +162,7 @@ pub fn forget<A: Family, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, row: &Sh
     let row = row.get();
     // SAFETY: fields of a live row that no longer change.
     let (reply_key, flow_bits) = unsafe { ((*row).reply_key(key), (*row).bits) };
-    for table in [Table::Established, Table::HalfOpen] {
+    for table in Table::BOTH {
         s.remove_flow(table, key);
         s.remove_flow(table, &reply_key);
     }
@@ -173,7 +173,7 @@ pub fn forget<A: Family, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, row: &Sh
 
 #[inline(never)]
 fn forget_masquerade<A: Family, S: Frame + Tables<A>>(s: &S, masq_key: &FlowKey<A>) {
-    for table in [Table::Established, Table::HalfOpen] {
+    for table in Table::BOTH {
         if let Some(row) = s.flow(table, masq_key) {
             let masq = snapshot(row);
             s.remove_flow(table, masq_key);

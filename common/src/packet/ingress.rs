@@ -44,20 +44,10 @@ fn transport<A: reject::Answer, S: Frame + Tables<A>>(s: &S, packet: &mut Packet
         Err(Counter::IngressPassed) => return open::no_frontend(s, packet),
         Err(reason) => return pass(s, reason),
     }
-    for table in [Table::Established, Table::HalfOpen] {
-        if let Some(row) = s.flow(table, &packet.key) {
-            let is_whole =
-                matches!(table, Table::Established) || establish::is_whole(s, packet, row);
-            let verdict = if is_whole { known(s, table, packet, row) } else { Verdict::NONE };
-            if verdict == Verdict::NONE {
-                establish::forget(s, &packet.key, row);
-                continue;
-            }
-            if matches!(table, Table::HalfOpen) && verdict == Verdict::NEXT {
-                establish::establish(s, packet, row);
-            }
-            return verdict;
-        }
+    if s.may_have_flow(&packet.key)
+        && let Some(verdict) = of_flow(s, packet)
+    {
+        return verdict;
     }
     if !packet.opens() {
         if packet.key.protocol == Protocol::Tcp as u8 {
@@ -69,6 +59,25 @@ fn transport<A: reject::Answer, S: Frame + Tables<A>>(s: &S, packet: &mut Packet
         packet.forget(s);
     }
     open::open(s, packet)
+}
+
+/// What becomes of a flow's packet; nothing: it is of none, or the flow is over.
+#[inline(always)]
+fn of_flow<A: Family, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) -> Option<Verdict> {
+    for table in Table::BOTH {
+        let Some(row) = s.flow(table, &packet.key) else { continue };
+        let is_whole = matches!(table, Table::Established) || establish::is_whole(s, packet, row);
+        let verdict = if is_whole { known(s, table, packet, row) } else { Verdict::NONE };
+        if verdict == Verdict::NONE {
+            establish::forget(s, &packet.key, row);
+            continue;
+        }
+        if matches!(table, Table::HalfOpen) && verdict == Verdict::NEXT {
+            establish::establish(s, packet, row);
+        }
+        return Some(verdict);
+    }
+    None
 }
 
 /// Leave the packet alone.

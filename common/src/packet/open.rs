@@ -141,7 +141,7 @@ fn decide<A: Answer, S: Frame + Tables<A>>(
 #[inline(always)]
 fn is_translated<A: Answer, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>) -> bool {
     let answer = key.answer(side::EGRESS);
-    [Table::Established, Table::HalfOpen].into_iter().any(|table| s.flow(table, &answer).is_some())
+    Table::BOTH.into_iter().any(|table| s.flow(table, &answer).is_some())
 }
 
 #[inline(always)]
@@ -280,7 +280,7 @@ fn claim_answer<A: Answer, S: Frame + Tables<A>>(
 #[inline(always)]
 fn is_free<A: Answer, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
     let answer = flow.reply_key(key);
-    for table in [Table::Established, Table::HalfOpen] {
+    for table in Table::BOTH {
         if let Some(row) = s.flow(table, &answer) {
             let row = row.get();
             // The rest of the key of its OPEN entry is in the answer's.

@@ -21,8 +21,15 @@ pub enum Table {
     HalfOpen,
 }
 
+impl Table {
+    /// In the order in which a packet's flow is looked for.
+    pub const BOTH: [Self; 2] = [Self::Established, Self::HalfOpen];
+}
+
 /// The maps of one family, seen by one packet.
 pub trait Tables<A: Address>: select::Tables<A> {
+    /// Whether a table may have an entry with this key: false rules it out. Asked of every packet.
+    fn may_have_flow(&self, key: &FlowKey<A>) -> bool;
     /// A flow's entry.
     fn flow(&self, table: Table, key: &FlowKey<A>) -> Option<&Shared<Flow<A>>>;
     /// Write an entry, over an old one. False: there is no room.

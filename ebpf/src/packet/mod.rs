@@ -1,6 +1,7 @@
 //! The packet path's doors: a device's hooks. The story is `millrace_common::packet`; here are the
 //! packet and the maps it works on, and what its verdicts mean to the kernel.
 
+mod filter;
 mod frame;
 mod parking;
 mod rows;

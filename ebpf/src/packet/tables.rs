@@ -13,7 +13,7 @@ use millrace_common::packet::tables::{Shared, Table, Tables};
 use millrace_common::select;
 
 use super::rows::{PacketRows, Put};
-use super::{Hook, parking};
+use super::{Hook, filter, parking};
 use crate::kernel::helpers;
 use crate::maps;
 use crate::socket::tables::{affinity, set_affinity};
@@ -56,6 +56,10 @@ impl<A: PacketRows, const SWIFT: bool> select::Tables<A> for Hook<'_, SWIFT> {
 
 impl<A: PacketRows, const SWIFT: bool> Tables<A> for Hook<'_, SWIFT> {
     #[inline(always)]
+    fn may_have_flow(&self, key: &FlowKey<A>) -> bool {
+        filter::may_have(key.cell())
+    }
+    #[inline(always)]
     fn flow(&self, table: Table, key: &FlowKey<A>) -> Option<&Shared<Flow<A>>> {
         let row: *const Shared<Flow<A>> = A::flow(table, key).cast_const().cast();
         // SAFETY: null, or a row that stays readable until the program ends (RCU); a row of an LRU
@@ -65,11 +69,15 @@ impl<A: PacketRows, const SWIFT: bool> Tables<A> for Hook<'_, SWIFT> {
     }
     #[inline(always)]
     fn put_flow(&self, table: Table, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
-        A::put_flow(table, key, flow, Put::Replace)
+        let written = A::put_flow(table, key, flow, Put::Replace);
+        filter::note(key);
+        written
     }
     #[inline(always)]
     fn add_flow(&self, table: Table, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
-        A::put_flow(table, key, flow, Put::Keep)
+        let written = A::put_flow(table, key, flow, Put::Keep);
+        filter::note(key);
+        written
     }
     #[inline(always)]
     fn add_bytes(&self, entry: &Shared<Flow<A>>, bytes: u32) {

@@ -1,0 +1,78 @@
+//! The flow filter: one byte says that no flow can have a packet, without a look into the tables.
+//!
+//! Nearly all packets that a node's hooks see are none of ours, and each of them would be looked up
+//! in two large tables, in cold memory. A byte of the filter is set once an entry is written whose
+//! key leads to it. It is not unset when the entry goes: the agent fills the other half of the
+//! filter anew, from what is in the tables, and puts that half in force; programs set the bytes of
+//! both.
+//!
+//! That is safe because an entry is written before its bytes are set, and the agent clears its half
+//! before it reads the tables: an entry that it does not find sets its byte after the clearing. A
+//! filter that nobody fills anew (the agent is dead) rules out less and less, never too much.
+
+use crate::address::{Address, V4, V6};
+use crate::flow::FlowKey;
+use crate::row::Row;
+
+/// Bytes of each half; a power of two. Eight times the keys of a node with 16 000 flows, so one
+/// packet in ten of those that are none of ours is looked up there.
+pub const CELLS: usize = 1 << 18;
+
+/// Value of the `flow_filter` map, which has one row.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct FlowFilter {
+    /// 0: it rules out nothing (a new map). 1, 2: the first, the second half is in force.
+    pub in_force: u32,
+    /// Zero: the cells are not in a cache line with what is read by everybody.
+    pub pad: [u32; 15],
+    /// Both halves. A byte that is 0: no entry has a key that leads here.
+    pub cells: [[u8; CELLS]; 2],
+}
+
+// SAFETY: sixteen words, and bytes, checked by `_LAYOUT`.
+unsafe impl Row for FlowFilter {}
+
+impl<A: Address> FlowKey<A> {
+    /// Which byte of a half the key leads to.
+    #[inline(always)]
+    pub fn cell(&self) -> u32 {
+        // An odd number without a pattern (xxHash's second prime). Products carry upwards only, so
+        // what counts is their upper end.
+        const MIX: u64 = 0xc2b2_ae3d_27d4_eb4f;
+        let words = core::ptr::from_ref(self).cast::<u32>();
+        let mut sum = 0_u64;
+        for pair in 0..size_of::<Self>() / 8 {
+            // SAFETY: a key is made of pairs of aligned words, and has no padding.
+            let (low, high) = unsafe {
+                let at = words.add(2 * pair);
+                (at.read(), at.add(1).read())
+            };
+            let pair = u64::from(low) | u64::from(high) << u32::BITS;
+            sum = xor_in_turn(sum, pair).wrapping_mul(MIX);
+        }
+        (sum >> (u64::BITS - CELLS.trailing_zeros())) as u32
+    }
+}
+
+/// `a ^ b`, and the next one after it: the compiler would read all words first, and BPF has no
+/// registers for that many.
+#[inline(always)]
+fn xor_in_turn(a: u64, b: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut a = a;
+        // SAFETY: two numbers.
+        unsafe { core::arch::asm!("{0} ^= {1}", inout(reg) a, in(reg) b, options(nostack)) };
+        a
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        a ^ b
+    }
+}
+
+const _LAYOUT: () = {
+    assert!(CELLS.is_power_of_two() && size_of::<FlowFilter>() == 64 + 2 * CELLS);
+    assert!(size_of::<FlowKey<V4>>() % 8 == 0 && size_of::<FlowKey<V6>>() % 8 == 0);
+};

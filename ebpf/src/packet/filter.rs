@@ -1,0 +1,44 @@
+//! The flow filter: see `millrace_common::filter`.
+
+use core::mem::offset_of;
+use core::ptr;
+
+use millrace_common::address::Address;
+use millrace_common::filter::{CELLS, FlowFilter};
+use millrace_common::flow::FlowKey;
+
+use crate::maps;
+
+/// Whether an entry may have a key that leads to this byte.
+#[inline(always)]
+pub fn may_have(cell: u32) -> bool {
+    let Some(filter) = maps::FLOW_FILTER.get_ptr_mut(0) else { return true };
+    // SAFETY: a live row; the agent writes the word.
+    let in_force = unsafe { ptr::read_volatile(&raw const (*filter).in_force) };
+    if in_force == 0 {
+        return true;
+    }
+    // SAFETY: `place` gives a byte of a live row.
+    unsafe { ptr::read_volatile(place(filter, in_force - 1, cell)) != 0 }
+}
+
+/// An entry was written that has this key. Whoever else writes the bytes writes the same. (Not
+/// inlined: there are many callers, and the stack is small.)
+#[inline(never)]
+pub fn note<A: Address>(key: &FlowKey<A>) {
+    let cell = key.cell();
+    let Some(filter) = maps::FLOW_FILTER.get_ptr_mut(0) else { return };
+    // SAFETY: `place` gives bytes of a live row.
+    unsafe {
+        ptr::write_volatile(place(filter, 0, cell), 1);
+        ptr::write_volatile(place(filter, 1, cell), 1);
+    }
+}
+
+/// Where a byte of a half is: the verifier sees that it is within the row.
+#[inline(always)]
+fn place(filter: *mut FlowFilter, half: u32, cell: u32) -> *mut u8 {
+    let half = (half & 1) as usize * CELLS;
+    let cell = cell as usize & (CELLS - 1);
+    filter.cast::<u8>().wrapping_add(offset_of!(FlowFilter, cells) + half + cell)
+}
