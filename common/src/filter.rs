@@ -33,25 +33,47 @@ pub struct FlowFilter {
 // SAFETY: sixteen words, and bytes, checked by `_LAYOUT`.
 unsafe impl Row for FlowFilter {}
 
+/// What the filter says about a packet: whether a table may have an entry with its key, and with
+/// its key at the other [side](crate::flow::side). False rules it out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Possible {
+    /// At ingress.
+    pub ingress: bool,
+    /// At egress.
+    pub egress: bool,
+}
+
 impl<A: Address> FlowKey<A> {
-    /// Which byte of a half the key leads to.
+    /// Which byte of a half the key leads to. The next one, or the one before, is that of the same
+    /// key at the other side.
     #[inline(always)]
     pub fn cell(&self) -> u32 {
+        self.pair_of_cells() | u32::from(self.side)
+    }
+
+    /// The first of both: that of ingress.
+    #[inline(always)]
+    pub fn pair_of_cells(&self) -> u32 {
         // An odd number without a pattern (xxHash's second prime). Products carry upwards only, so
         // what counts is their upper end.
         const MIX: u64 = 0xc2b2_ae3d_27d4_eb4f;
+        const SHIFT: u32 = u64::BITS - CELLS.trailing_zeros();
         let words = core::ptr::from_ref(self).cast::<u32>();
         let mut sum = 0_u64;
         for pair in 0..size_of::<Self>() / 8 {
             // SAFETY: a key is made of pairs of aligned words, and has no padding.
-            let (low, high) = unsafe {
+            let (low, mut high) = unsafe {
                 let at = words.add(2 * pair);
                 (at.read(), at.add(1).read())
             };
+            if pair == size_of::<Self>() / 8 - 1 {
+                // All but the side.
+                high ^= u32::from_ne_bytes([0, self.side, 0, 0]);
+            }
             let pair = u64::from(low) | u64::from(high) << u32::BITS;
             sum = xor_in_turn(sum, pair).wrapping_mul(MIX);
         }
-        (sum >> (u64::BITS - CELLS.trailing_zeros())) as u32
+        (sum >> SHIFT) as u32 & !1
     }
 }
 
@@ -74,5 +96,7 @@ fn xor_in_turn(a: u64, b: u64) -> u64 {
 
 const _LAYOUT: () = {
     assert!(CELLS.is_power_of_two() && size_of::<FlowFilter>() == 64 + 2 * CELLS);
+    assert!(core::mem::offset_of!(FlowKey<V4>, side) == size_of::<FlowKey<V4>>() - 3);
+    assert!(core::mem::offset_of!(FlowKey<V6>, side) == size_of::<FlowKey<V6>>() - 3);
     assert!(size_of::<FlowKey<V4>>() % 8 == 0 && size_of::<FlowKey<V6>>() % 8 == 0);
 };

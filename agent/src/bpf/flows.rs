@@ -11,6 +11,7 @@ use millrace_common::node::NodeRow;
 use millrace_common::packet::tables::Table;
 use millrace_common::row::Row;
 
+use super::filter::FilterMemory;
 use super::map::{Cursor, Map, MapError};
 use crate::flows::FlowRows;
 
@@ -20,6 +21,7 @@ pub struct FlowStore {
     pub v4: FamilyStore<V4>,
     /// IPv6.
     pub v6: FamilyStore<V6>,
+    filter: Map,
     node: Map,
 }
 
@@ -37,8 +39,14 @@ impl FlowStore {
         Ok(Self {
             v4: FamilyStore::open(directory, "flows_v4", "half_open_v4", "backends_v4")?,
             v6: FamilyStore::open(directory, "flows_v6", "half_open_v6", "backends_v6")?,
+            filter: Map::open(directory, "flow_filter")?,
             node: Map::open(directory, "node")?,
         })
+    }
+
+    /// What rules out that a packet is a flow's.
+    pub fn filter(&self) -> std::result::Result<FilterMemory, MapError> {
+        FilterMemory::of(&self.filter)
     }
 
     /// How many ports there are to masquerade with, for each backend and address.

@@ -58,7 +58,7 @@ impl<V: Row> Window<V> {
     }
 
     /// Where a row is.
-    fn row(&self, index: u32) -> *mut V {
+    pub(super) fn row(&self, index: u32) -> *mut V {
         assert!((self.first..=self.last).contains(&index), "row {index} is not in the window");
         let offset = (index - self.first) as usize * Self::STRIDE;
         self.memory.as_mut_ptr().wrapping_add(offset).cast()

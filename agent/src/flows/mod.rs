@@ -3,11 +3,12 @@
 //! Nothing depends on it but room: a packet is judged by what its flow's entries say, and what was
 //! not answered makes room by itself. [`rules`] says when a flow is over, [`sweep`] takes out what
 //! belongs to it, [`account`] knows what of the bytes it led is new, [`census`] counts what is left
-//! and says when it gets tight, and the [`Sweeper`] here goes through the tables in small steps, so
+//! and says when it gets tight, [`filter`] is what packets ask first, filled anew on the way, and the [`Sweeper`] here goes through the tables in small steps, so
 //! that the loop it runs in is never kept.
 
 pub mod account;
 pub mod census;
+pub mod filter;
 pub mod rules;
 pub mod sweep;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use millrace_common::backend::Backend;
 use millrace_common::flow::{Flow, FlowKey};
 use millrace_common::packet::tables::Table;
 
+use crate::bpf::filter::FilterMemory;
 use crate::bpf::flows::FlowStore;
 use crate::bpf::store::Cursor;
 use crate::plan::occupancy::MapRoom;
@@ -30,6 +32,7 @@ use crate::report::Condition;
 
 use account::{Found, Led};
 use census::Census;
+use filter::{Noted, Refill};
 use rules::Timeouts;
 use sweep::{Counts, Sweep, TableCounts};
 
@@ -66,6 +69,12 @@ pub struct Sweeper {
     /// Which of [`STAGES`] is next.
     stage: usize,
     cursor: Cursor,
+    /// A pass is under way.
+    passing: bool,
+    /// What it fills the flow filter with; none: it does not.
+    refill: Option<Refill<FilterMemory>>,
+    /// It was said that the filter cannot be filled.
+    told_of_filter: bool,
     v4: Sweep<V4>,
     v6: Sweep<V6>,
     /// What the last whole pass found.
@@ -175,6 +184,8 @@ impl Sweeper {
                 news
             }
             Err(error) => {
+                // The pass may have missed entries: the filter stays as it is.
+                self.refill = None;
                 // Once is enough to say, however many ticks it lasts.
                 if !std::mem::replace(&mut self.has_failed, true) {
                     tracing::error!("cannot sweep the flows, will retry: {error:#}");
@@ -210,9 +221,13 @@ impl Sweeper {
             from_secs: self.from_secs,
         };
         let begun = Instant::now();
+        if !std::mem::replace(&mut self.passing, true) {
+            self.begin_refill(store);
+        }
+        let (refill, cursor) = (self.refill.as_ref(), &mut self.cursor);
         let done = match family {
-            Family::V4 => self.v4.step(&store.v4, table, &mut self.cursor, at)?,
-            Family::V6 => self.v6.step(&store.v6, table, &mut self.cursor, at)?,
+            Family::V4 => self.v4.step(&Noted { rows: &store.v4, refill }, table, cursor, at)?,
+            Family::V6 => self.v6.step(&Noted { rows: &store.v6, refill }, table, cursor, at)?,
         };
         self.took[family as usize] += begun.elapsed();
         if done {
@@ -222,8 +237,24 @@ impl Sweeper {
         let over = self.stage == STAGES.len();
         if over {
             self.stage = 0;
+            self.passing = false;
+            if let Some(refill) = self.refill.take() {
+                refill.end();
+            }
         }
         Ok(over)
+    }
+
+    fn begin_refill(&mut self, store: &FlowStore) {
+        self.refill = match store.filter() {
+            Ok(row) => Some(Refill::begin(row)),
+            Err(error) => {
+                if !std::mem::replace(&mut self.told_of_filter, true) {
+                    tracing::warn!("packets are slower, the flow filter is not kept: {error}");
+                }
+                None
+            }
+        };
     }
 
     /// Take stock.

@@ -19,10 +19,6 @@ pub fn bring_up<A: Family, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) {
     if s.link_bytes() != ETHERNET_BYTES {
         return;
     }
-    let key = FlowKey { side: side::EGRESS, ..packet.key };
-    if !s.may_have_flow(&key) {
-        return;
-    }
     let Some(bridge) = s.device().map(|row| row.bridge) else { return };
     if bridge == [0; 6] {
         return;
@@ -31,6 +27,7 @@ pub fn bring_up<A: Family, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) {
     if to == bridge || to[0] & 1 != 0 {
         return;
     }
+    let key = FlowKey { side: side::EGRESS, ..packet.key };
     let is_answer = Table::BOTH.into_iter().any(|table| s.flow(table, &key).is_some());
     if is_answer {
         // If it cannot be written, the bridge carries it as it would have.

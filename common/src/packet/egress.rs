@@ -1,6 +1,8 @@
 //! A packet goes out by a device: from the frontend, if it answers what was sent to one; from the
 //! node, if answers would not find their way back to this node otherwise.
 
+use core::mem::MaybeUninit;
+
 use super::errors;
 use super::fragments;
 use super::frame::{Frame, Verdict};
@@ -17,16 +19,17 @@ use crate::node::device;
 /// Translate an outgoing packet.
 #[inline(never)]
 pub fn egress<A: Family, S: Frame + Tables<A>>(s: &S) -> Verdict {
-    let mut packet = Packet::at(side::EGRESS);
-    if let Err(reason) = A::read(s, s.link_bytes(), false, &mut packet) {
+    let mut place = MaybeUninit::uninit();
+    let packet = Packet::at(side::EGRESS, &mut place);
+    if let Err(reason) = A::read(s, s.link_bytes(), false, packet) {
         return pass(s, reason);
     }
     if packet.fragment == Part::Later {
-        return fragments::follow(s, &packet);
+        return fragments::follow(s, packet);
     }
     if packet.key.protocol == A::ICMP {
         packet.forget(s);
-        let verdict = errors::translate(s, &packet);
+        let verdict = errors::translate(s, packet);
         return if verdict == Verdict::NONE { pass(s, Counter::EgressPassed) } else { verdict };
     }
     match packet.read_transport(s) {
@@ -34,19 +37,19 @@ pub fn egress<A: Family, S: Frame + Tables<A>>(s: &S) -> Verdict {
         Err(Counter::IngressPassed) => return pass(s, Counter::EgressPassed),
         Err(reason) => return pass(s, reason),
     }
-    if !s.may_have_flow(&packet.key) {
+    if !s.possible(&packet.key).egress {
         return pass(s, Counter::EgressPassed);
     }
     for table in Table::BOTH {
         if let Some(row) = s.flow(table, &packet.key) {
-            let verdict = known(s, table, &packet, row);
+            let verdict = known(s, table, packet, row);
             if verdict != Verdict::NONE {
                 return verdict;
             }
             if S::SWIFT {
                 packet.forget(s);
             }
-            let begun = masquerade::begin(s, table, &packet, row);
+            let begun = masquerade::begin(s, table, packet, row);
             return if begun { Verdict::NEXT } else { Verdict::DROP };
         }
     }

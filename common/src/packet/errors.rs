@@ -4,6 +4,8 @@
 //! A quotation travels against the packet it quotes: its source is where the error must go, and its
 //! key is that of the answer.
 
+use core::mem::MaybeUninit;
+
 use super::frame::{Checksum, Frame, Verdict};
 use super::ingress::{finish_error, snapshot};
 use super::network::{Family, Part};
@@ -21,12 +23,13 @@ const CHECKSUM_OFFSET: u32 = 2;
 /// Translate an error about one of our flows; none if it is no error, or not about one.
 #[inline(never)]
 pub fn translate<A: Family, S: Frame + Tables<A>>(s: &S, outer: &Packet<A>) -> Verdict {
-    let mut inner = Packet::at(outer.key.side);
+    let mut place = MaybeUninit::uninit();
+    let inner = Packet::at(outer.key.side, &mut place);
     let mut change = Change { port: Be16::new(0), other_port: Be16::new(0), address: A::ZERO };
-    if !find(s, outer, &mut inner, &mut change) {
+    if !find(s, outer, inner, &mut change) {
         return Verdict::NONE;
     }
-    let changed = apply(s, outer, &inner, &change);
+    let changed = apply(s, outer, inner, &change);
     finish_error(s, changed, outer.key.side)
 }
 

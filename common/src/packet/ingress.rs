@@ -1,6 +1,8 @@
 //! A packet comes in by a device: to the backend, if it goes to a frontend; to the client, if it
 //! answers what the node sent in the client's place.
 
+use core::mem::MaybeUninit;
+
 use super::bridged;
 use super::frame::{Frame, Verdict};
 use super::network::{Family, Part};
@@ -17,21 +19,22 @@ use crate::flow::{Flow, HALF_OPEN_SECS, UDP_IDLE_SECS, bits, role, seen, side};
 /// Translate an incoming packet.
 #[inline(never)]
 pub fn ingress<A: reject::Answer, S: Frame + Tables<A>>(s: &S) -> Verdict {
-    let mut packet = Packet::at(side::INGRESS);
-    if let Err(reason) = A::read(s, s.link_bytes(), false, &mut packet) {
+    let mut place = MaybeUninit::uninit();
+    let packet = Packet::at(side::INGRESS, &mut place);
+    if let Err(reason) = A::read(s, s.link_bytes(), false, packet) {
         return pass(s, reason);
     }
     if packet.fragment == Part::Later {
-        return fragments::follow(s, &packet);
+        return fragments::follow(s, packet);
     }
     if packet.key.protocol == A::ICMP {
         packet.forget(s);
-        let verdict = errors::translate(s, &packet);
-        return if verdict == Verdict::NONE { open::no_frontend(s, &packet) } else { verdict };
+        let verdict = errors::translate(s, packet);
+        return if verdict == Verdict::NONE { open::no_frontend(s, packet) } else { verdict };
     }
-    let verdict = transport(s, &mut packet);
+    let verdict = transport(s, packet);
     if packet.fragment == Part::First && verdict == Verdict::NEXT {
-        fragments::settle(s, &packet);
+        fragments::settle(s, packet);
     }
     verdict
 }
@@ -44,13 +47,14 @@ fn transport<A: reject::Answer, S: Frame + Tables<A>>(s: &S, packet: &mut Packet
         Err(Counter::IngressPassed) => return open::no_frontend(s, packet),
         Err(reason) => return pass(s, reason),
     }
-    if s.may_have_flow(&packet.key)
+    let possible = s.possible(&packet.key);
+    if possible.ingress
         && let Some(verdict) = of_flow(s, packet)
     {
         return verdict;
     }
     if !packet.opens() {
-        if packet.key.protocol == Protocol::Tcp as u8 {
+        if possible.egress && packet.key.protocol == Protocol::Tcp as u8 {
             bridged::bring_up(s, packet);
         }
         return pass(s, Counter::IngressPassed);

@@ -9,10 +9,11 @@ use crate::flow::{FlowKey, side};
 use crate::row::Row;
 
 /// How much of a datagram a packet is.
+#[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Part {
     /// All of it.
-    Whole,
+    Whole = 0,
     /// The first fragment: the transport header is here.
     First,
     /// A later fragment.

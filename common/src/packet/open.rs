@@ -1,5 +1,7 @@
 //! The first packet of a flow: may it, is there a backend, and what has to be remembered.
 
+use core::mem::MaybeUninit;
+
 use super::frame::{Frame, Verdict};
 use super::ingress::pass;
 use super::reject::{self, Answer};
@@ -12,6 +14,7 @@ use crate::counters::Counter;
 use crate::flow::{Count, Flow, FlowKey, bits, role, seen, side};
 use crate::frontend::{Frontend, FrontendKey, Kind, flags};
 use crate::node::{DeviceRow, NodeRow, device, node};
+use crate::row::zero_in;
 use crate::select::{self, Decision, List, Target, scale};
 
 /// How often another port is tried, at most, when one is taken.
@@ -28,6 +31,7 @@ struct Origin {
 }
 
 /// Where a flow leads, and how.
+#[derive(Clone, Copy)]
 struct Choice<A> {
     target: Target<A>,
     service: u32,
@@ -54,16 +58,10 @@ enum Fate {
 /// other: BPF has 512 bytes of stack for all.)
 #[inline(always)]
 pub fn open<A: Answer, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) -> Verdict {
-    let nowhere = Target {
-        id: 0,
-        generation: 0,
-        address: A::ZERO,
-        port: Be16::new(0),
-        service: 0,
-        by_affinity: false,
-    };
-    let mut choice = Choice { target: nowhere, service: 0, bits: 0 };
-    match decide(s, packet, &mut choice) {
+    let mut place = MaybeUninit::uninit();
+    // SAFETY: numbers, addresses and a bool.
+    let choice: &mut Choice<A> = unsafe { zero_in(&mut place) };
+    match decide(s, packet, choice) {
         Fate::NotOurs => return no_frontend(s, packet),
         Fate::Pass => return pass(s, Counter::IngressPassed),
         Fate::Forward => {}
@@ -71,11 +69,11 @@ pub fn open<A: Answer, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) -> Verdi
             s.count_failed(choice.service);
             return reject::reject(s, packet, Counter::RejectedNoBackend);
         }
-        Fate::Drop(counter) => return fail(s, &choice, counter),
+        Fate::Drop(counter) => return fail(s, choice, counter),
     }
-    match forward(s, packet, &choice) {
+    match forward(s, packet, choice) {
         Ok(()) => Verdict::NEXT,
-        Err(counter) => fail(s, &choice, counter),
+        Err(counter) => fail(s, choice, counter),
     }
 }
 

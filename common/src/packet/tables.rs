@@ -4,6 +4,7 @@ use core::cell::UnsafeCell;
 
 use crate::address::Address;
 use crate::counters::Counter;
+use crate::filter::Possible;
 use crate::flow::{Flow, FlowKey};
 use crate::fragment::{Fragment, FragmentKey};
 use crate::node::{DeviceRow, NodeFamily, NodeRow};
@@ -28,8 +29,8 @@ impl Table {
 
 /// The maps of one family, seen by one packet.
 pub trait Tables<A: Address>: select::Tables<A> {
-    /// Whether a table may have an entry with this key: false rules it out. Asked of every packet.
-    fn may_have_flow(&self, key: &FlowKey<A>) -> bool;
+    /// What the flow filter says of a packet. Asked of every one.
+    fn possible(&self, key: &FlowKey<A>) -> Possible;
     /// A flow's entry.
     fn flow(&self, table: Table, key: &FlowKey<A>) -> Option<&Shared<Flow<A>>>;
     /// Write an entry, over an old one. False: there is no room.

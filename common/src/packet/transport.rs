@@ -1,11 +1,13 @@
 //! The transport header: as much of TCP, UDP and SCTP as a flow needs.
 
+use core::mem::MaybeUninit;
+
 use super::frame::Frame;
 use super::network::{Family, Part};
 use crate::address::{Be16, Protocol};
 use crate::counters::Counter;
 use crate::flow::{FlowKey, seen};
-use crate::row::Row;
+use crate::row::{Row, zero_in};
 
 /// TCP flag bits (RFC 9293 section 3.1).
 pub mod tcp {
@@ -90,27 +92,11 @@ const SCTP_SHUTDOWN: u8 = 7;
 impl<A: Family> Packet<A> {
     /// Nothing read yet, at a hook of that [`side`](crate::flow::side).
     #[inline(always)]
-    pub const fn at(side: u8) -> Self {
-        Self {
-            key: FlowKey {
-                source: A::ZERO,
-                destination: A::ZERO,
-                source_port: Be16::from_raw(0),
-                destination_port: Be16::from_raw(0),
-                protocol: 0,
-                side,
-                pad: 0,
-            },
-            network: 0,
-            transport: 0,
-            end: 0,
-            fragment_id: 0,
-            sequence: 0,
-            acknowledgement: 0,
-            fragment: Part::Whole,
-            flags: 0,
-            header_bytes: 0,
-        }
+    pub fn at(side: u8, place: &mut MaybeUninit<Self>) -> &mut Self {
+        // SAFETY: numbers, and a part that is the whole.
+        let packet = unsafe { zero_in(place) };
+        packet.key.side = side;
+        packet
     }
 
     /// Read the transport header after the network header, which is read. An error is the reason to

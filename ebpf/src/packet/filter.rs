@@ -4,22 +4,27 @@ use core::mem::offset_of;
 use core::ptr;
 
 use millrace_common::address::Address;
-use millrace_common::filter::{CELLS, FlowFilter};
+use millrace_common::filter::{CELLS, FlowFilter, Possible};
 use millrace_common::flow::FlowKey;
 
 use crate::maps;
 
-/// Whether an entry may have a key that leads to this byte.
+/// What is said of a key that leads to these two bytes.
 #[inline(always)]
-pub fn may_have(cell: u32) -> bool {
-    let Some(filter) = maps::FLOW_FILTER.get_ptr_mut(0) else { return true };
+pub fn possible(pair_of_cells: u32) -> Possible {
+    let all = Possible { ingress: true, egress: true };
+    let Some(filter) = maps::FLOW_FILTER.get_ptr_mut(0) else { return all };
     // SAFETY: a live row; the agent writes the word.
     let in_force = unsafe { ptr::read_volatile(&raw const (*filter).in_force) };
     if in_force == 0 {
-        return true;
+        return all;
     }
-    // SAFETY: `place` gives a byte of a live row.
-    unsafe { ptr::read_volatile(place(filter, in_force - 1, cell)) != 0 }
+    // SAFETY: `place` gives bytes of a live row, and an even one is aligned.
+    let [ingress, egress] = unsafe {
+        let pair = place(filter, in_force - 1, pair_of_cells & !1).cast::<u16>();
+        ptr::read_volatile(pair).to_ne_bytes()
+    };
+    Possible { ingress: ingress != 0, egress: egress != 0 }
 }
 
 /// An entry was written that has this key. Whoever else writes the bytes writes the same. (Not

@@ -4,6 +4,7 @@ use millrace_common::address::Protocol;
 use millrace_common::affinity::{AffinityEntry, AffinityKey};
 use millrace_common::backend::Backend;
 use millrace_common::counters::Counter;
+use millrace_common::filter::Possible;
 use millrace_common::flow::{Flow, FlowKey};
 use millrace_common::fragment::{Fragment, FragmentKey, ParkedKey};
 use millrace_common::frontend::{Frontend, FrontendKey};
@@ -56,8 +57,8 @@ impl<A: PacketRows, const SWIFT: bool> select::Tables<A> for Hook<'_, SWIFT> {
 
 impl<A: PacketRows, const SWIFT: bool> Tables<A> for Hook<'_, SWIFT> {
     #[inline(always)]
-    fn may_have_flow(&self, key: &FlowKey<A>) -> bool {
-        filter::may_have(key.cell())
+    fn possible(&self, key: &FlowKey<A>) -> Possible {
+        filter::possible(key.pair_of_cells())
     }
     #[inline(always)]
     fn flow(&self, table: Table, key: &FlowKey<A>) -> Option<&Shared<Flow<A>>> {

@@ -5,6 +5,7 @@ use millrace_common::address::Be16;
 use millrace_common::affinity::{AffinityEntry, AffinityKey};
 use millrace_common::backend::Backend;
 use millrace_common::counters::Counter;
+use millrace_common::filter::Possible;
 use millrace_common::flow::{Count, Flow, FlowKey};
 use millrace_common::fragment::{Fragment, FragmentKey, ParkedKey};
 use millrace_common::frontend::{Frontend, FrontendKey};
@@ -88,9 +89,9 @@ impl<A: InNode, T> select::Tables<A> for At<'_, T> {
 }
 
 impl<A: InNode> Tables<A> for Hook<'_> {
-    fn may_have_flow(&self, key: &FlowKey<A>) -> bool {
-        let _ = key;
-        true
+    /// The kernel's filter must make no difference.
+    fn possible(&self, _: &FlowKey<A>) -> Possible {
+        Possible { ingress: true, egress: true }
     }
     fn flow(&self, table: Table, key: &FlowKey<A>) -> Option<&Shared<Flow<A>>> {
         A::rows(self.node).table(table).get(key)

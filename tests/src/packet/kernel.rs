@@ -6,6 +6,7 @@
 //! source then has to have the ethertype where a frame has it (see [`super::cluster`]).
 
 use std::collections::BTreeMap;
+use std::mem::offset_of;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Command;
@@ -16,7 +17,10 @@ use millrace::bpf::object::{FlowCapacity, Object, PacketBuild, Settings};
 use millrace::bpf::pins::Pins;
 use millrace::bpf::sys;
 use millrace::plan::op::Capacity;
+use millrace_common::address::{V4, V6};
 use millrace_common::counters::Counter;
+use millrace_common::filter::FlowFilter;
+use millrace_common::flow::FlowKey;
 use millrace_common::packet::frame::Verdict;
 use millrace_common::row::Row;
 
@@ -173,10 +177,29 @@ impl Kernel {
 
     /// Make the maps say what the node's rows say, those that packets leave included.
     pub fn load_rows(&self, node: &Node) -> Result<()> {
-        for (name, rows) in node.configured().into_iter().chain(node.left()) {
+        let left = node.left();
+        self.set_filter(&left)?;
+        for (name, rows) in node.configured().into_iter().chain(left) {
             self.replace(name, &rows)?;
         }
         Ok(())
+    }
+
+    /// Put a flow filter in force as the agent fills it from these rows.
+    fn set_filter(&self, left: &Maps) -> Result<()> {
+        let mut row = vec![0; size_of::<FlowFilter>()];
+        row[..size_of::<u32>()].copy_from_slice(&1_u32.to_ne_bytes());
+        let keys = |name: &'static str| left.get(name).into_iter().flat_map(Map::keys);
+        let v4 = ["flows_v4", "half_open_v4"].into_iter().flat_map(keys);
+        let v6 = ["flows_v6", "half_open_v6"].into_iter().flat_map(keys);
+        let cells = v4.filter_map(|key| FlowKey::<V4>::from_bytes(key)).map(|key| key.cell());
+        let cells =
+            cells.chain(v6.filter_map(|key| FlowKey::<V6>::from_bytes(key)).map(|key| key.cell()));
+        for cell in cells {
+            row[offset_of!(FlowFilter, cells) + cell as usize] = 1;
+        }
+        sys::map_update(self.map("flow_filter"), &0_u32.to_ne_bytes(), &row)
+            .context("write flow_filter")
     }
 
     /// Forget what packets have left, but for the counters.
