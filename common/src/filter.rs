@@ -98,5 +98,6 @@ const _LAYOUT: () = {
     assert!(CELLS.is_power_of_two() && size_of::<FlowFilter>() == 64 + 2 * CELLS);
     assert!(core::mem::offset_of!(FlowKey<V4>, side) == size_of::<FlowKey<V4>>() - 3);
     assert!(core::mem::offset_of!(FlowKey<V6>, side) == size_of::<FlowKey<V6>>() - 3);
-    assert!(size_of::<FlowKey<V4>>() % 8 == 0 && size_of::<FlowKey<V6>>() % 8 == 0);
+    assert!(size_of::<FlowKey<V4>>().is_multiple_of(8));
+    assert!(size_of::<FlowKey<V6>>().is_multiple_of(8));
 };

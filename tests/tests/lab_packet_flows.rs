@@ -4,6 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use millrace::bpf::flows::FlowStore;
+use millrace::bpf::pins::Pins;
+use millrace::flows::filter::FilterRow as _;
 use millrace_tests::lab::{Builder, Family, Lab, Place, address};
 use millrace_tests::manifest::{Service, Slice};
 use millrace_tests::probe::{Held, Outcome, Pressure, Server};
@@ -23,6 +26,10 @@ const LARGE_MAPS: &[&str] = &["--max-services=2000", "--max-flows=200000", "--ma
 const SOURCE_PORT: u16 = 5555;
 /// Load before, between and after the steps of a restart.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Fillings of the flow filter: the first, and each half once more.
+const FILLINGS: usize = 3;
+/// How long one may take: passes begin ten seconds apart.
+const FILLED_WITHIN: Duration = Duration::from_secs(30);
 /// Spoofed packets of a flood: several times the rows there are for flows.
 const FLOOD: u32 = 20_000;
 
@@ -166,6 +173,34 @@ fn tcp_drains_when_its_backend_leaves() -> Result<()> {
             rejected(&place, to)?;
             let drained = held.send()?;
             ensure!(drained.who() == "a", "{drained:?}");
+        }
+    }
+    Ok(())
+}
+
+/// What rules out flows is filled anew all the time: never so that it rules out one that lives,
+/// even one that says nothing meanwhile.
+#[test]
+fn flows_outlive_the_fillings_of_the_filter() -> Result<()> {
+    let world = served(&["n2/b"])?;
+    let mut helds = Vec::new();
+    for &family in world.lab.families() {
+        for (place, _, to) in dialled(&world, family) {
+            reach(&place, to, &["b"])?;
+            helds.push(Held::open(&place, "tcp", to)?.0);
+            helds.push(Held::open(&place, "udp", to)?.0);
+        }
+    }
+    let maps = Pins::new(world.lab.node("n1").bpffs()).maps();
+    let filter = FlowStore::open(&maps)?.filter()?;
+    for _ in 0..FILLINGS {
+        let before = filter.in_force();
+        wait::until_true("the filter to be filled anew", FILLED_WITHIN, || {
+            filter.in_force() != before
+        })?;
+        for held in &mut helds {
+            let outcome = held.send()?;
+            ensure!(outcome.who() == "b", "{outcome:?}");
         }
     }
     Ok(())

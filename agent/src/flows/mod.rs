@@ -1,10 +1,11 @@
 //! Flows that are over are taken out of the tables, by and by.
 //!
-//! Nothing depends on it but room: a packet is judged by what its flow's entries say, and what was
-//! not answered makes room by itself. [`rules`] says when a flow is over, [`sweep`] takes out what
-//! belongs to it, [`account`] knows what of the bytes it led is new, [`census`] counts what is left
-//! and says when it gets tight, [`filter`] is what packets ask first, filled anew on the way, and the [`Sweeper`] here goes through the tables in small steps, so
-//! that the loop it runs in is never kept.
+//! Nothing depends on it but room and speed: a packet is judged by what its flow's entries say, and
+//! what was not answered makes room by itself. [`rules`] says when a flow is over, [`sweep`] takes
+//! out what belongs to it, [`account`] knows what of the bytes it led is new, [`census`] counts
+//! what is left and says when it gets tight, [`filter`] is what packets ask first, filled anew on
+//! the way. The [`Sweeper`] here goes through the tables in small steps, so that the loop it runs
+//! in is never kept.
 
 pub mod account;
 pub mod census;
