@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::options::Options;
 
@@ -45,11 +45,10 @@ impl Given {
             let (given, missing) = (named(true), named(false));
             bail!("{given} without {missing}: a real kube-proxy needs all three, each with a PATH");
         };
-        let checked = |flag: &str, path: &Path| executable(path).with_context(|| flag.to_owned());
         Ok(Some(Self {
-            kube_proxy: checked("--kube-proxy", kube_proxy)?,
-            kube_apiserver: checked("--kube-apiserver", kube_apiserver)?,
-            etcd: checked("--etcd", etcd)?,
+            kube_proxy: executable("--kube-proxy", kube_proxy)?,
+            kube_apiserver: executable("--kube-apiserver", kube_apiserver)?,
+            etcd: executable("--etcd", etcd)?,
         }))
     }
 
@@ -71,15 +70,19 @@ impl Given {
     }
 }
 
-/// The whole path of a file that can be executed.
-fn executable(path: &Path) -> Result<PathBuf> {
-    let shown = path.display();
-    let path = path.canonicalize().with_context(|| format!("{shown}"))?;
-    let metadata = path.metadata().with_context(|| format!("{shown}"))?;
-    ensure!(metadata.is_file(), "{shown} is not a file");
+/// The whole path of a flag's file, if that can be executed.
+fn executable(flag: &str, path: &Path) -> Result<PathBuf> {
+    let shown = format!("{flag} {}", path.display());
+    let look = || Ok((path.canonicalize()?, path.metadata()?));
+    let (whole, metadata) = match look() {
+        Ok(found) => found,
+        // One line: it is the command line that is wrong.
+        Err::<_, std::io::Error>(error) => bail!("{shown}: {error}"),
+    };
+    ensure!(metadata.is_file(), "{shown}: not a file");
     let mode = metadata.permissions().mode();
-    ensure!(mode & EXECUTABLE != 0, "{shown} is not executable: chmod +x {shown}");
-    Ok(path)
+    ensure!(mode & EXECUTABLE != 0, "{shown}: not executable; chmod +x makes it so");
+    Ok(whole)
 }
 
 #[cfg(test)]
@@ -113,11 +116,8 @@ mod tests {
         let line = |etcd: &str| {
             refusal(&format!("bench --kube-proxy /bin/sh --kube-apiserver /bin/sh --etcd {etcd}"))
         };
-        assert!(line("/nowhere/etcd").starts_with("--etcd: /nowhere/etcd: No such file"));
-        assert_eq!(
-            line("/etc/passwd").split(':').nth(1).unwrap(),
-            " /etc/passwd is not executable"
-        );
-        assert_eq!(line("/etc"), "--etcd: /etc is not a file");
+        assert!(line("/nowhere/etcd").starts_with("--etcd /nowhere/etcd: No such file"));
+        assert!(line("/etc/passwd").starts_with("--etcd /etc/passwd: not executable"));
+        assert_eq!(line("/etc"), "--etcd /etc: not a file");
     }
 }

@@ -67,6 +67,7 @@ pub fn measure(options: &Options, given: &Given, run: &mut Run) -> Result<Vec<Si
                 None => api.insert(start_api(&site, given)?),
                 Some(api) => {
                     api.move_to(site.node())?;
+                    objects::reset(api, shape)?;
                     api
                 }
             };

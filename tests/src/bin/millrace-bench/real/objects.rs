@@ -9,13 +9,14 @@ use millrace_tests::lab::{Family, Node};
 use millrace_tests::{manifest, wait};
 use serde_json::{Value, json};
 
-use crate::services::{NAMESPACE, Shape};
+use crate::services::{Extra, NAMESPACE, Shape};
 use crate::tables::thousands;
 
 /// Kinds of the agent's manifest that give it its rights.
 const RIGHTS: [&str; 3] = ["ServiceAccount", "ClusterRole", "ClusterRoleBinding"];
-/// How long a new API server may take until it has made its own namespaces.
-const RIGHTS_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a new API server may take until it has made its own namespaces, and knows which
+/// addresses Services may have.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Objects from one line about the progress to the next.
 const PROGRESS: usize = 5000;
 
@@ -23,7 +24,7 @@ const PROGRESS: usize = 5000;
 pub fn make(api: &RealApi, node: &Node, shape: Shape) -> Result<()> {
     let begun = Instant::now();
     let rights = rights()?;
-    wait::until("the API server to take the agent's rights", RIGHTS_TIMEOUT, || {
+    wait::until("the API server to take the agent's rights", BEGIN_TIMEOUT, || {
         rights.iter().try_for_each(|object| api.apply(object))
     })?;
     // kube-proxy waits half a minute for a node's address.
@@ -32,13 +33,22 @@ pub fn make(api: &RealApi, node: &Node, shape: Shape) -> Result<()> {
         "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE },
     }))?;
     let objects = objects(shape);
-    let all = objects.len();
-    api.create_all(&objects, |count| {
-        if count % PROGRESS == 0 || count == all {
-            let (count, all) = (thousands(count as u32), thousands(all as u32));
+    let (first, others) = objects.split_at(1);
+    wait::until("the API server to take a Service", BEGIN_TIMEOUT, || {
+        api.create_all(first, |_| {})
+    })?;
+    api.create_all(others, |count| {
+        if count % PROGRESS == 0 || count == others.len() {
+            let [count, all] = [count + 1, objects.len()].map(|count| thousands(count as u32));
             println!("  {count} of {all} objects made: {:.1} s", begun.elapsed().as_secs_f64());
         }
     })
+}
+
+/// Take back what changes have left.
+pub fn reset(api: &RealApi, shape: Shape) -> Result<()> {
+    let slice = shape.extra_entry(Extra::Changing, 0).slice(Family::V4);
+    api.patch(&slice, &json!({ "endpoints": slice["endpoints"] })).map(drop)
 }
 
 /// What lets the agent read what it must, from the manifest that people install.
@@ -78,6 +88,13 @@ mod tests {
             assert_eq!(service["spec"]["ipFamilies"], json!(["IPv4"]));
             let address = service["spec"]["clusterIP"].as_str().unwrap().to_owned();
             assert!(addresses.insert(address), "{service}");
+            // A real API server refuses two ports of one name.
+            let ports = [&service["spec"]["ports"], &slice["ports"]].map(|ports| {
+                let names = ports.as_array().unwrap().iter();
+                names.map(|port| port["name"].to_string()).collect::<Vec<_>>()
+            });
+            let distinct: BTreeSet<&String> = ports[0].iter().collect();
+            assert_eq!((distinct.len(), &ports[0]), (ports[0].len(), &ports[1]), "{service}");
         }
         // The range's own address, and that of the API server's Service.
         assert!(!addresses.contains("10.100.0.0") && !addresses.contains("10.100.0.1"));
