@@ -38,8 +38,9 @@ pub fn make(api: &RealApi, node: &Node, shape: Shape) -> Result<()> {
         api.create_all(first, |_| {})
     })?;
     api.create_all(others, |count| {
-        if count % PROGRESS == 0 || count == others.len() {
-            let [count, all] = [count + 1, objects.len()].map(|count| thousands(count as u32));
+        let (count, all) = (count + first.len(), objects.len());
+        if count % PROGRESS == 0 || count == all {
+            let [count, all] = [count, all].map(|count| thousands(count as u32));
             println!("  {count} of {all} objects made: {:.1} s", begun.elapsed().as_secs_f64());
         }
     })
