@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,6 +17,9 @@ use crate::wait;
 
 /// How long killed processes may take to leave their cgroup.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Whether a signal has come that removes labs.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Everything on this machine that carries the lab's id. Empty after teardown.
 pub fn residue(id: &str) -> Vec<String> {
@@ -75,10 +79,12 @@ pub fn teardown_on_signal(id: &str) {
 
 /// The same for every lab that this process has made by then.
 pub fn teardown_all_on_signal() {
+    // Another thread may have been at it when the signal came: again, until none is left.
     on_signal(|| {
-        ids(own_id)
-            .iter()
-            .try_for_each(|id| teardown(id).with_context(|| format!("remove lab {id}")))
+        wait::until("all labs to be removed", KILL_TIMEOUT, || {
+            let results: Vec<_> = ids(own_id).iter().map(|id| teardown(id)).collect();
+            results.into_iter().collect()
+        })
     });
 }
 
@@ -98,11 +104,19 @@ fn on_signal(work: impl FnOnce() -> Result<()> + Send + 'static) {
         let mut signal = 0;
         // SAFETY: both pointers are to live values of this thread.
         unsafe { libc::sigwait(&signals, &mut signal) };
+        INTERRUPTED.store(true, Ordering::SeqCst);
         if let Err(error) = work() {
             eprintln!("{error:#}");
         }
         std::process::exit(128 + signal);
     });
+}
+
+/// Leaves the removal to the thread that a signal woke, which then ends the process.
+pub(super) fn leave_to_signal() {
+    while INTERRUPTED.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
 }
 
 /// Ids of labs, of those names that `id_of` finds one in.
