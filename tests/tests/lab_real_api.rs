@@ -39,7 +39,10 @@ fn web(world: &World) -> Value {
 /// Its endpoints.
 fn lead(api: &RealApi, world: &World, pods: &[&str]) -> Result<()> {
     for &family in world.lab.families() {
-        api.apply(&world.slice("web", pods, family).value())?;
+        let mut slice = world.slice("web", pods, family).value();
+        // The API wants every port of a slice to have a name of its own, as those of a Service.
+        slice["ports"][1]["name"] = json!("main-udp");
+        api.apply(&slice)?;
     }
     Ok(())
 }

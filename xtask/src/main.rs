@@ -45,6 +45,8 @@ Usage: cargo xtask <command>
                             run a command in it, look at it, remove it
   bench [--quick] [--seed N] [--rounds N] [--only PART]... [--json FILE] [--html FILE]
                             what a Service costs beside none, and beside kube-proxy's rules
+        [--kube-proxy PATH --kube-apiserver PATH --etcd PATH]
+                            and beside a real kube-proxy
   bench --report FILE       make the documents' figures from a result
   test [--stage NAME]... [--kube-apiserver PATH --etcd PATH] [-- TEST-ARG...]
                             every check there is; ends with `N passed, N failed, N skipped`

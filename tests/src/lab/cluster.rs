@@ -476,6 +476,7 @@ impl Drop for Lab {
         if self.keep {
             return;
         }
+        residue::leave_to_signal();
         let result = residue::teardown(&self.id);
         let left = residue::residue(&self.id);
         if std::thread::panicking() {

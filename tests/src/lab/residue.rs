@@ -3,18 +3,23 @@
 //! Everything a lab makes carries its id, so that teardown needs nothing but the id: it works for
 //! the lab's own process, for `lab down`, and for what a killed test run left behind.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::system;
 use crate::wait;
 
 /// How long killed processes may take to leave their cgroup.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Whether a signal has come that removes labs.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Everything on this machine that carries the lab's id. Empty after teardown.
 pub fn residue(id: &str) -> Vec<String> {
@@ -61,16 +66,29 @@ pub fn teardown(id: &str) -> Result<()> {
 /// Labs that are meant to outlive their process (`lab up`, `demo --keep`) have no process id in
 /// their name and are left alone.
 pub fn clean_stale() -> Result<()> {
-    let mut ids: Vec<String> = all_names().iter().filter_map(|name| stale_id(name)).collect();
-    ids.sort();
-    ids.dedup();
-    ids.iter().try_for_each(|id| teardown(id))
+    ids(stale_id).iter().try_for_each(|id| teardown(id))
 }
 
 /// Removes the lab when this process is interrupted, then ends it.
 ///
 /// For programs, before they start threads; tests rely on [`clean_stale`] instead.
 pub fn teardown_on_signal(id: &str) {
+    let id = id.to_owned();
+    on_signal(move || teardown(&id).with_context(|| format!("remove lab {id}")));
+}
+
+/// The same for every lab that this process has made by then.
+pub fn teardown_all_on_signal() {
+    // Another thread may have been at it when the signal came: again, until none is left.
+    on_signal(|| {
+        wait::until("all labs to be removed", KILL_TIMEOUT, || {
+            let results: Vec<_> = ids(own_id).iter().map(|id| teardown(id)).collect();
+            results.into_iter().collect()
+        })
+    });
+}
+
+fn on_signal(work: impl FnOnce() -> Result<()> + Send + 'static) {
     // SAFETY: the set is initialised by sigemptyset before its first use, and only this thread
     // runs, so every later thread inherits the mask.
     let signals = unsafe {
@@ -82,16 +100,28 @@ pub fn teardown_on_signal(id: &str) {
         libc::pthread_sigmask(libc::SIG_BLOCK, &signals, std::ptr::null_mut());
         signals
     };
-    let id = id.to_owned();
     std::thread::spawn(move || {
         let mut signal = 0;
         // SAFETY: both pointers are to live values of this thread.
         unsafe { libc::sigwait(&signals, &mut signal) };
-        if let Err(error) = teardown(&id) {
-            eprintln!("remove lab {id}: {error:#}");
+        INTERRUPTED.store(true, Ordering::SeqCst);
+        if let Err(error) = work() {
+            eprintln!("{error:#}");
         }
         std::process::exit(128 + signal);
     });
+}
+
+/// Leaves the removal to the thread that a signal woke, which then ends the process.
+pub(super) fn leave_to_signal() {
+    while INTERRUPTED.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
+}
+
+/// Ids of labs, of those names that `id_of` finds one in.
+fn ids(id_of: impl Fn(&str) -> Option<String>) -> BTreeSet<String> {
+    all_names().iter().filter_map(|name| id_of(name)).collect()
 }
 
 fn all_names() -> Vec<String> {
@@ -107,11 +137,22 @@ fn all_names() -> Vec<String> {
 
 /// `mr-<pid>-<counter>` at the start of a name, if that process is dead.
 fn stale_id(name: &str) -> Option<String> {
+    let (pid, id) = process_and_id(name)?;
+    let alive = Path::new("/proc").join(pid.to_string()).exists();
+    (!alive).then_some(id)
+}
+
+/// The same, if the process is this one.
+fn own_id(name: &str) -> Option<String> {
+    let (pid, id) = process_and_id(name)?;
+    (pid == std::process::id()).then_some(id)
+}
+
+fn process_and_id(name: &str) -> Option<(u32, String)> {
     let mut parts = name.strip_prefix("mr-")?.split('-');
     let pid: u32 = parts.next()?.parse().ok()?;
     let counter: u32 = parts.next()?.parse().ok()?;
-    let alive = Path::new("/proc").join(pid.to_string()).exists();
-    (!alive).then(|| format!("mr-{pid}-{counter}"))
+    Some((pid, format!("mr-{pid}-{counter}")))
 }
 
 fn namespaces(id: &str) -> Vec<String> {
@@ -216,5 +257,7 @@ mod tests {
         assert_eq!(stale_id("mr-4194304-7-n1-web"), Some("mr-4194304-7".into()));
         assert_eq!(stale_id("mr-up-n1"), None, "labs kept for a person are not stale");
         assert_eq!(stale_id("cni-1234"), None);
+        assert_eq!(own_id(&format!("mr-{own}-1-n1")), Some(format!("mr-{own}-1")));
+        assert_eq!(own_id("mr-4194304-7-n1-web"), None);
     }
 }

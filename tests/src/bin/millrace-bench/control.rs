@@ -42,7 +42,7 @@ pub fn measure(sites: &[Site], options: &Options, run: &mut Run) -> Result<()> {
             Dataplane::Iptables | Dataplane::Nftables => {
                 tool_updates(site, TOOL_CHANGES[full], options.seed)?
             }
-            Dataplane::Direct | Dataplane::Conntrack => Vec::new(),
+            Dataplane::Direct | Dataplane::Conntrack | Dataplane::KubeProxy(_) => Vec::new(),
         };
         run.updates.extend(updates);
         if site.dataplane == Dataplane::Millrace {
@@ -78,21 +78,25 @@ pub fn restarts(sites: &mut [Site], options: &Options, run: &mut Run) -> Result<
 }
 
 /// One endpoint after the other takes the only place behind a Service.
-struct Changes {
+pub struct Changes {
     lane: Lane,
     shape: Shape,
-    ms: Vec<f64>,
-    failed: u32,
+    /// How long each took.
+    pub ms: Vec<f64>,
+    /// Connections that failed meanwhile.
+    pub failed: u32,
 }
 
 impl Changes {
-    fn new(site: &Site, seed: u64) -> Result<Self> {
+    /// None so far.
+    pub fn new(site: &Site, seed: u64) -> Result<Self> {
         let lane = Lane::start("changes".into(), &site.place(Client::Pod), seed)?;
         Ok(Self { lane, shape: site.shape, ms: Vec::new(), failed: 0 })
     }
 
-    /// One change; `carry_out` makes the second entry out of the first.
-    fn step(
+    /// One change; `carry_out` makes the second entry out of the first, and says since when, by the
+    /// monotonic clock in microseconds.
+    pub fn step(
         &mut self,
         number: usize,
         carry_out: impl FnOnce(&Entry, &Entry) -> Result<f64>,

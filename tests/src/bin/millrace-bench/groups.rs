@@ -190,8 +190,11 @@ fn hot_of_many(sites: &[Site], family: Family) -> Vec<Spec> {
     specs
 }
 
+/// A real kube-proxy's sites are not among them: one group compares its rules with ours.
 fn many(sites: &[Site]) -> impl Iterator<Item = (usize, &Site)> {
-    sites.iter().enumerate().filter(|(_, site)| site.shape.services == MANY)
+    let is_real = |site: &Site| matches!(site.dataplane, Dataplane::KubeProxy(_));
+    let is_wanted = move |site: &Site| site.shape.services == MANY && !is_real(site);
+    sites.iter().enumerate().filter(move |(_, site)| is_wanted(site))
 }
 
 /// NodePorts of the sites with [`MANY`]: Local policy, Cluster policy, and a backend elsewhere.

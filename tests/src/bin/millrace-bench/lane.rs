@@ -72,6 +72,7 @@ enum Order {
     Block { dialogue: Dialogue, target: Target, count: u32, server: u32 },
     Await { target: SocketAddr, old: u8 },
     Dial { target: SocketAddr, millis: u64 },
+    First { target: SocketAddr, millis: u64 },
 }
 
 /// A client process.
@@ -114,6 +115,13 @@ impl Lane {
     /// Dial for a while; what was seen comes by [`Lane::seen`].
     pub fn begin_dial(&mut self, target: SocketAddr, time: Duration) -> Result<()> {
         self.tell(&Order::Dial { target, millis: time.as_millis() as u64 })
+    }
+
+    /// Dial until somebody answers, but no longer than that: when, by the monotonic clock in
+    /// microseconds.
+    pub fn first_answer(&mut self, target: SocketAddr, time: Duration) -> Result<Option<f64>> {
+        self.tell(&Order::First { target, millis: time.as_millis() as u64 })?;
+        self.answer()
     }
 
     /// What the last order's connections saw.
@@ -167,6 +175,9 @@ pub fn serve_orders(seed: &str) -> Result<()> {
             Order::Await { target, old } => say(probe::await_change(target, old, || say(Ok(()))))?,
             Order::Dial { target, millis } => {
                 say(Ok(probe::dial_for(target, Duration::from_millis(millis))))?;
+            }
+            Order::First { target, millis } => {
+                say(Ok(probe::first_answer(target, Duration::from_millis(millis))))?;
             }
         }
     }

@@ -5,6 +5,7 @@
 //! the lanes, in changing order, and every figure is paired with the direct lane of its own round
 //! ([`groups`]). Two direct lanes show what the machine's noise is: if they differ too much, the
 //! group is measured again. CPU time is the client's thread and the server's process together.
+//! [`real`] lets a kube-proxy make such rules itself, for callers who have one.
 //! [`control`] measures changes of Services, [`programs`] and [`hooks`] the programs; [`verdict`]
 //! makes goals' verdicts of it, [`print`] tables, [`report`] pages.
 
@@ -19,6 +20,7 @@ mod options;
 mod print;
 mod probe;
 mod programs;
+mod real;
 mod report;
 mod result;
 mod rules;
@@ -35,9 +37,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Parser as _;
+use millrace_tests::lab::residue;
 use millrace_tests::lab::system::require_root;
 
 use options::{Options, Part};
+use real::given::{self, Given};
 use result::{About, Run};
 use services::Shape;
 use site::{Dataplane, Site};
@@ -67,10 +71,20 @@ fn bench(options: &Options) -> Result<()> {
     if let Some(path) = &options.report {
         return report::write(path);
     }
+    let given = Given::of(options)?;
     require_root()?;
+    residue::teardown_all_on_signal();
     let begun = Instant::now();
     let mut run = Run { about: about(options)?, ..Run::default() };
+    let real = match &given {
+        Some(given) => real::measure(options, given, &mut run)?,
+        None => {
+            println!("{}", given::HINT);
+            Vec::new()
+        }
+    };
     let mut sites = start(options)?;
+    sites.extend(real);
     run.loads = sites.iter().filter_map(|site| site.load.clone()).collect();
     if options.wants(Part::Traffic) {
         for plan in groups::plans(&sites) {

@@ -31,6 +31,15 @@ pub struct Options {
     /// Measure only these parts: traffic, control, programs
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     pub only: Vec<Part>,
+    /// A kube-proxy to measure too; with --kube-apiserver and --etcd
+    #[arg(long, value_name = "PATH", help_heading = "A real kube-proxy")]
+    pub kube_proxy: Option<PathBuf>,
+    /// The API server that feeds it, and Millrace beside it
+    #[arg(long, value_name = "PATH", help_heading = "A real kube-proxy")]
+    pub kube_apiserver: Option<PathBuf>,
+    /// The API server's store
+    #[arg(long, value_name = "PATH", help_heading = "A real kube-proxy")]
+    pub etcd: Option<PathBuf>,
     /// Measure nothing: make docs/BENCHMARKS.md's results and its pictures from this result
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
     pub report: Option<PathBuf>,

@@ -12,6 +12,10 @@ use crate::server::CLOSE;
 
 /// How long one connection may take before it counts as failed.
 const DIAL_TIMEOUT: Duration = Duration::from_millis(300);
+/// The same where nothing answers until something has begun to serve: what is asked is when.
+const FIRST_DIAL_TIMEOUT: Duration = Duration::from_millis(20);
+/// Pause after a refusal, which takes no time.
+const REFUSED_PAUSE: Duration = Duration::from_millis(1);
 /// How long a change may take until nobody waits for it any more: a real kube-proxy needs seconds.
 const CHANGE_TIMEOUT_US: f64 = 60e6;
 /// Connections after the first that obeyed: none may go to the old server.
@@ -41,7 +45,7 @@ pub fn await_change(
     let mut ready = Some(ready);
     let mut obeyed = 0;
     while obeyed <= CONFIRMATIONS {
-        let answer = dial(target);
+        let answer = dial(target, DIAL_TIMEOUT);
         let now = monotonic_us()?;
         seen.connections += 1;
         match answer {
@@ -75,14 +79,27 @@ pub fn dial_for(target: SocketAddr, time: Duration) -> Seen {
     let mut seen = Seen::default();
     while begun.elapsed() < time {
         seen.connections += 1;
-        seen.failed += u32::from(dial(target).is_err());
+        seen.failed += u32::from(dial(target, DIAL_TIMEOUT).is_err());
     }
     seen
 }
 
+/// Dial for that long, until somebody answers: when the connection was open, in microseconds of the
+/// monotonic clock.
+pub fn first_answer(target: SocketAddr, time: Duration) -> Option<f64> {
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < time {
+        if let Ok((_, opened_us)) = dial(target, FIRST_DIAL_TIMEOUT) {
+            return Some(opened_us);
+        }
+        std::thread::sleep(REFUSED_PAUSE);
+    }
+    None
+}
+
 /// Who answered, and when the connection was open.
-fn dial(target: SocketAddr) -> Result<(u8, f64)> {
-    let mut stream = TcpStream::connect_timeout(&target, DIAL_TIMEOUT)?;
+fn dial(target: SocketAddr, timeout: Duration) -> Result<(u8, f64)> {
+    let mut stream = TcpStream::connect_timeout(&target, timeout)?;
     let opened = monotonic_us()?;
     stream.set_read_timeout(Some(DIAL_TIMEOUT))?;
     stream.write_all(&[CLOSE])?;

@@ -26,6 +26,9 @@ pub struct Run {
     pub runs: Vec<ProgramCost>,
     /// How large they are.
     pub sizes: Vec<ProgramSize>,
+    /// What serves, fed by a real API server: kube-proxy itself, and Millrace beside it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub real: Vec<Real>,
     /// What follows for the goals.
     pub verdicts: Vec<Verdict>,
 }
@@ -137,6 +140,48 @@ pub struct Update {
     /// 99 of 100 do not exceed this; with fewer than 100 changes it is the worst.
     pub p99_ms: f64,
     /// CPU milliseconds of whoever carried out a change.
+    pub cpu_ms: f64,
+    /// Connections that failed meanwhile.
+    pub failed: u32,
+}
+
+/// What a process that serves costs, fed by a real API server.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Real {
+    /// It: `Millrace`, `kube-proxy nftables (real)`.
+    pub what: String,
+    /// Services.
+    pub services: u32,
+    /// Endpoints of all of them.
+    pub endpoints: u32,
+    /// Seconds from the process' start until everything is served.
+    pub start_wall_s: f64,
+    /// CPU seconds until then, of the process and those it started.
+    pub start_cpu_s: f64,
+    /// MiB of its resident memory then.
+    pub memory_mib: f64,
+    /// MiB at most so far.
+    pub peak_mib: f64,
+    /// One endpoint's changes; none: they were not asked for.
+    pub changes: Option<RealChanges>,
+}
+
+/// How long one changed endpoint takes from the API server to new connections.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RealChanges {
+    /// How many.
+    pub count: usize,
+    /// Milliseconds from the PATCH's answer; below zero: connections obeyed before it was there.
+    pub ms: Quartiles,
+    /// The median.
+    pub p50_ms: f64,
+    /// The longest.
+    pub worst_ms: f64,
+    /// The median from the PATCH's sending.
+    pub sent_p50_ms: f64,
+    /// CPU milliseconds for each, of the process and those it started, pauses included.
     pub cpu_ms: f64,
     /// Connections that failed meanwhile.
     pub failed: u32,

@@ -12,6 +12,9 @@ use serde_json::Value;
 pub const SERVICE_PORT: u16 = 80;
 /// Port of all servers.
 pub const SERVER_PORT: u16 = 8080;
+/// Number of the first Service's address in [`service_cidr`]: an API server gives nobody the
+/// first one, and the second one to its own Service.
+const FIRST_SERVICE: u32 = 256;
 /// Host number of a server pod's first address.
 const FIRST_SERVER: u8 = 200;
 /// Services besides the many: [`Extra`].
@@ -210,10 +213,10 @@ pub fn cluster_ip(family: Family, index: u32) -> SocketAddr {
         Family::V4 => Ipv4Addr::new(10, 100, 0, 0).into(),
         Family::V6 => Ipv6Addr::new(0xfd00, 0x100, 0, 0, 0, 0, 0, 0).into(),
     };
-    nth(SocketAddr::new(first, SERVICE_PORT), index)
+    nth(SocketAddr::new(first, SERVICE_PORT), FIRST_SERVICE + index)
 }
 
-/// All addresses of [`cluster_ip`].
+/// The range that all addresses of [`cluster_ip`] are of.
 pub const fn service_cidr(family: Family) -> &'static str {
     match family {
         Family::V4 => "10.100.0.0/14",
@@ -264,8 +267,8 @@ mod tests {
     fn objects_say_the_same_as_the_rules() {
         let entry = SHAPE.extra_entry(Extra::LocalPort, 0);
         let [service, v4, v6] = &entry.objects(SHAPE.families())[..] else { panic!() };
-        assert_eq!(service["spec"]["clusterIPs"][0], "10.100.0.4");
-        assert_eq!(service["spec"]["clusterIPs"][1], "fd00:100::4");
+        assert_eq!(service["spec"]["clusterIPs"][0], "10.100.1.4");
+        assert_eq!(service["spec"]["clusterIPs"][1], "fd00:100::104");
         assert_eq!(service["spec"]["externalTrafficPolicy"], "Local");
         assert_eq!(service["spec"]["ports"][0]["nodePort"], 30_080);
         assert_eq!(v4["endpoints"][0]["addresses"][0], "10.244.1.200");
@@ -275,7 +278,7 @@ mod tests {
 
     #[test]
     fn addresses_go_on_over_a_byte() {
-        assert_eq!(cluster_ip(Family::V4, 257).to_string(), "10.100.1.1:80");
-        assert_eq!(cluster_ip(Family::V6, 65_536).to_string(), "[fd00:100::1:0]:80");
+        assert_eq!(cluster_ip(Family::V4, 257).to_string(), "10.100.2.1:80");
+        assert_eq!(cluster_ip(Family::V6, 65_536).to_string(), "[fd00:100::1:100]:80");
     }
 }

@@ -15,6 +15,7 @@ use millrace_tests::{manifest, wait};
 
 use crate::clock::{cpu_us, kernel_mib, memory_mib};
 use crate::maps;
+use crate::real::kube_proxy::Mode;
 use crate::result::Load;
 use crate::rules::{iptables, nftables};
 use crate::server::Server;
@@ -38,6 +39,10 @@ const CONNTRACK: &str = "table inet bench {\nchain forward {\n\
     type filter hook forward priority 0; policy accept;\n\
     ct state established,related accept\n}\n}\n";
 
+/// The names of the lanes that a real kube-proxy has made.
+pub const REAL_IPTABLES: &str = "kube-proxy iptables (real)";
+pub const REAL_NFTABLES: &str = "kube-proxy nftables (real)";
+
 /// What serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dataplane {
@@ -51,6 +56,8 @@ pub enum Dataplane {
     Iptables,
     /// kube-proxy's rules in nftables mode.
     Nftables,
+    /// The rules that a real kube-proxy has made.
+    KubeProxy(Mode),
 }
 
 impl Dataplane {
@@ -62,6 +69,8 @@ impl Dataplane {
             Self::Millrace => "Millrace",
             Self::Iptables => "kube-proxy iptables",
             Self::Nftables => "kube-proxy nftables",
+            Self::KubeProxy(Mode::Iptables) => REAL_IPTABLES,
+            Self::KubeProxy(Mode::Nftables) => REAL_NFTABLES,
         }
     }
 }
@@ -97,21 +106,27 @@ pub struct Site {
 impl Site {
     /// Build it, and let it serve.
     pub fn start(dataplane: Dataplane, shape: Shape) -> Result<Self> {
-        let lab = Lab::builder().nodes(2).pods(NODE, &["client", "vm", "server"]);
-        let lab = lab.pod(OTHER_NODE, "server").pod_network(PodNetwork::PointToPoint);
-        let lab = lab.families(Families::Dual).build()?;
-        let servers = [serve(&lab, NODE, 0)?, serve(&lab, OTHER_NODE, SERVERS)?];
-        let (agent, api, load) = (None, None, None);
-        let mut site = Self { servers, dataplane, shape, load, agent, api, lab };
+        let mut site = Self::build(dataplane, shape)?;
         let name = dataplane.name();
         let context = || format!("{name} with {} Services", shape.services);
         site.serve().with_context(context)?;
         Ok(site)
     }
 
+    /// Build it, for a caller who knows what makes it serve.
+    pub fn build(dataplane: Dataplane, shape: Shape) -> Result<Self> {
+        let lab = Lab::builder().nodes(2).pods(NODE, &["client", "vm", "server"]);
+        let lab = lab.pod(OTHER_NODE, "server").pod_network(PodNetwork::PointToPoint);
+        let lab = lab.families(Families::Dual).build()?;
+        let servers = [serve(&lab, NODE, 0)?, serve(&lab, OTHER_NODE, SERVERS)?];
+        let (agent, api, load) = (None, None, None);
+        Ok(Self { servers, dataplane, shape, load, agent, api, lab })
+    }
+
     fn serve(&mut self) -> Result<()> {
         match self.dataplane {
             Dataplane::Direct => Ok(()),
+            Dataplane::KubeProxy(_) => bail!("a real kube-proxy serves by itself"),
             Dataplane::Conntrack => self.node().nft(CONNTRACK),
             Dataplane::Millrace => self.start_agent(),
             Dataplane::Iptables => self.load_rules("iptables-legacy-restore"),

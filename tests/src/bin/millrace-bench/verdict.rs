@@ -1,5 +1,7 @@
 //! From figures to words: each goal against its gate. Pure.
 
+mod real;
+
 use crate::groups::NOISE_CPU;
 use crate::result::{Group, Load, Row, Run, Verdict, Word};
 
@@ -36,6 +38,7 @@ pub fn all(run: &Run) -> Vec<Verdict> {
     verdicts.extend(control(run));
     verdicts.extend(changes(run));
     verdicts.extend(memory(run));
+    verdicts.extend(real::all(run));
     verdicts
 }
 

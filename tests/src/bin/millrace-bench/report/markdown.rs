@@ -3,18 +3,21 @@
 use std::fmt::Write as _;
 
 use crate::result::{Row, Run};
+use crate::site::{REAL_IPTABLES, REAL_NFTABLES};
 use crate::tables::{self, Section, thousands};
 
 /// What stands before and after figures.
 const BEGIN: &str = "<!-- figures: made by `cargo xtask bench --report`, not by hand -->\n";
 const END: &str = "<!-- end of figures -->\n";
 /// The lines of the short table: (dataplane, which Service, name).
-const SHORT: [(&str, &str, &str); 5] = [
+const SHORT: [(&str, &str, &str); 7] = [
     ("Millrace socket path", "hot", "Millrace, sockets"),
     ("Millrace socket path", "random", "Millrace, sockets, a random Service"),
     ("Millrace packet path", "hot", "Millrace, packets"),
     ("kube-proxy nftables", "hot", "kube-proxy's rules, nftables"),
     ("kube-proxy iptables", "hot", "kube-proxy's rules, iptables"),
+    (REAL_NFTABLES, "hot", "kube-proxy itself, nftables"),
+    (REAL_IPTABLES, "hot", "kube-proxy itself, iptables"),
 ];
 /// Its columns.
 const SIZES: [u32; 4] = [1, 1000, 10_000, 100_000];
@@ -54,6 +57,10 @@ pub fn summary(run: &Run) -> String {
     let _ = write!(text, "\n| Services | {} |\n|---|---|---|---|---|\n", head.join(" | "));
     for (dataplane, target, name) in SHORT {
         let cells = SIZES.map(|size| short(run, dataplane, size, target));
+        // Few have a kube-proxy.
+        if dataplane.ends_with("(real)") && cells.iter().all(|cell| cell == "-") {
+            continue;
+        }
         let _ = writeln!(text, "| {name} | {} |", cells.join(" | "));
     }
     let quiet = run.groups.iter().all(|group| group.conclusive);
@@ -111,5 +118,6 @@ mod tests {
         let line = "| kube-proxy's rules, iptables | - | 1.25x (+12.3 us) | - | - |";
         assert!(text.contains(line), "{text}");
         assert!(text.contains("inconclusive"), "the group was not conclusive");
+        assert!(!text.contains("kube-proxy itself"), "there was none");
     }
 }

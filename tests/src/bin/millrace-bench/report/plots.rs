@@ -5,6 +5,7 @@ use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
 use crate::result::{Row, Run};
+use crate::site::{REAL_IPTABLES, REAL_NFTABLES};
 
 /// Size of a picture; pages scale it.
 const SIZE: (u32, u32) = (760, 420);
@@ -35,6 +36,7 @@ pub fn all(run: &Run) -> Result<Vec<String>> {
         ("A new TCP connection: connect(), us", connects(run, |row| row.time_us.median)),
         ("A new TCP connection: CPU, us", connects(run, |row| row.cpu_us.median)),
         ("One endpoint changed: ms until it is obeyed (median)", updates(run)),
+        ("The same from a real API server's PATCH, sent", real_changes(run)),
         ("Memory, MiB", memory(run)),
     ];
     let wanted = plots.into_iter().filter(|(_, lines)| !lines.is_empty());
@@ -58,6 +60,8 @@ fn connects(run: &Run, figure: fn(&Row) -> f64) -> Vec<Line> {
         ("Millrace packet path", "hot"),
         ("kube-proxy nftables", "hot"),
         ("kube-proxy iptables", "hot"),
+        (REAL_NFTABLES, "hot"),
+        (REAL_IPTABLES, "hot"),
     ];
     let of = |(dataplane, target): (&str, &str)| {
         let rows = group.lanes.iter();
@@ -98,6 +102,15 @@ fn by_name<'a>(all: impl Iterator<Item = (&'a str, u32, f64)>) -> Vec<Line> {
 fn updates(run: &Run) -> Vec<Line> {
     let updates = run.updates.iter();
     by_name(updates.map(|update| (update.what.as_str(), update.services, update.p50_ms)))
+}
+
+/// From the sending: a change that is obeyed before the answer is there has no logarithm.
+fn real_changes(run: &Run) -> Vec<Line> {
+    let changed = run.real.iter().filter_map(|real| {
+        let changes = real.changes.as_ref()?;
+        Some((real.what.as_str(), real.services, changes.sent_p50_ms))
+    });
+    by_name(changed)
 }
 
 fn memory(run: &Run) -> Vec<Line> {

@@ -213,8 +213,8 @@ mod tests {
             text.lines().filter(|line| line.starts_with("-A KUBE-SERVICES")).collect();
         // The hot one's UDP, the four others (three with UDP), the jump to the NodePorts besides.
         assert_eq!(rules.len(), 100 + 1 + 4 + 3 + 1);
-        assert!(rules[106].contains("-d 10.100.0.99/32 --dport 80"), "{}", rules[106]);
-        assert!(rules[107].contains("-p udp -d 10.100.0.99/32"), "{}", rules[107]);
+        assert!(rules[106].contains("-d 10.100.1.99/32 --dport 80"), "{}", rules[106]);
+        assert!(rules[107].contains("-p udp -d 10.100.1.99/32"), "{}", rules[107]);
         assert!(rules[108].ends_with("-j KUBE-NODEPORTS"));
     }
 
