@@ -1,6 +1,6 @@
 //! Drafting the operations that lead a Service from the rows it has to those it should have.
 
-use millrace_common::address::{V4, V6};
+use millrace_common::address::{Family, V4, V6};
 use millrace_common::backend::{Backend, state};
 use millrace_common::frontend::{Frontend, FrontendKey, SlotRange, flags};
 use millrace_common::node::SourceKey;
@@ -72,9 +72,12 @@ impl<'p> Draft<'p> {
     pub(super) fn undo(self) {
         for taken in self.taken.into_iter().rev() {
             match taken {
-                Freed::Service(id) => self.pools.services.undo(id),
-                Freed::BackendV4(id) => self.pools.v4.undo(id),
-                Freed::BackendV6(id) => self.pools.v6.undo(id),
+                Freed::Service(id, rows) => {
+                    self.pools.services.undo(id);
+                    self.pools.names.put_back(rows);
+                }
+                Freed::BackendV4(id) => self.pools.backends.undo(Family::V4, id),
+                Freed::BackendV6(id) => self.pools.backends.undo(Family::V6, id),
                 other => self.pools.put_back(other),
             }
         }
@@ -114,21 +117,22 @@ impl<'p> Draft<'p> {
         claims: &BothClaims,
     ) -> Result<Option<Port>, Shortage> {
         let want: &DesiredPort = &desired.ports[index];
-        let id = match old {
-            Some(port) => port.id,
+        let (id, rows) = match old {
+            Some(port) => (port.id, port.rows),
             None => {
                 let service = &desired.service;
                 let (namespace, name) = (&service.namespace, &service.name);
                 let row = ServiceRow::new(namespace, name, &want.name, want.protocol as u8);
                 let Some(row) = row else { return Ok(None) };
-                let id = self.take_service_id()?;
+                let (id, rows) = (self.take_service_id(row.parts())?, row.parts());
                 // The name comes last: an id that has one is not given out again after a crash.
                 self.names.extend([Op::NoTraffic(id), Op::Service(id, Some(Box::new(row)))]);
-                id
+                (id, rows)
             }
         };
         Ok(Some(Port {
             id,
+            rows,
             name: want.name.as_str().into(),
             protocol: want.protocol,
             v4: self.family(id, old, Some((want, index)), claims)?,
@@ -136,10 +140,16 @@ impl<'p> Draft<'p> {
         }))
     }
 
-    fn take_service_id(&mut self) -> Result<u32, Shortage> {
-        let shortage = Shortage { map: Map::Services, needed: 1, free: 0 };
+    /// An id, and rows for its names.
+    fn take_service_id(&mut self, rows: u32) -> Result<u32, Shortage> {
+        let free = self.pools.names.free();
+        let shortage = Shortage { map: Map::Services, needed: rows, free };
+        if rows > free {
+            return Err(shortage);
+        }
         let id = self.pools.services.take().ok_or(shortage)?;
-        self.taken.push(Freed::Service(id));
+        self.pools.names.take(rows);
+        self.taken.push(Freed::Service(id, rows));
         Ok(id)
     }
 
@@ -147,7 +157,7 @@ impl<'p> Draft<'p> {
         self.family::<V4>(port.id, Some(port), None, claims)?;
         self.family::<V6>(port.id, Some(port), None, claims)?;
         self.farewells.push(Op::Service(port.id, None));
-        self.freed.push(Freed::Service(port.id));
+        self.freed.push(Freed::Service(port.id, port.rows));
         Ok(())
     }
 
@@ -238,11 +248,11 @@ impl<'p> Draft<'p> {
         }
         // An endpoint that only serves has no flows here unless it was listed before.
         wanted.retain(|(_, state)| *state & (state::CLUSTER | state::LOCAL) != 0);
-        let needed = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
-        let free = A::backend_ids(self.pools).free();
+        let needed = u32::try_from(wanted.len()).unwrap_or(u32::MAX).saturating_mul(A::PLACES);
+        let free = self.pools.backends.free(A::FAMILY).saturating_mul(A::PLACES);
         for (place, state) in wanted {
-            let shortage = Shortage { map: A::BACKENDS, needed, free };
-            let id = A::backend_ids(self.pools).take().ok_or(shortage)?;
+            let shortage = Shortage { map: Map::Backends, needed, free };
+            let id = self.pools.backends.take(A::FAMILY).ok_or(shortage)?;
             self.taken.push(A::freed_backend(id));
             let row = BackendRow { place, id, state };
             let op = self.backend_op(service, row);
@@ -267,11 +277,12 @@ impl<'p> Draft<'p> {
     }
 
     fn backend_op<A: PerFamily>(&mut self, service: u32, row: BackendRow<A>) -> Op {
-        let generation = A::backend_ids(self.pools).generation(row.id);
+        let generation = self.pools.backends.generation(A::FAMILY, row.id);
+        let family = A::FAMILY as u8;
         let BackendAddress { address, port } = row.place;
         A::backend_op(
             row.id,
-            Backend { address, port, state: row.state, pad: 0, generation, service },
+            Backend { port, state: row.state, family, generation, service, address },
         )
     }
 

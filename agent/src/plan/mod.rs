@@ -27,7 +27,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_common::address::{V4, V6};
+use millrace_common::address::{Family, V4, V6};
 use millrace_common::frontend::FrontendKey;
 
 use self::claim::{Claims, Tables};
@@ -48,6 +48,8 @@ pub use self::grace::GRACE;
 pub struct Planner {
     capacity: Capacity,
     services: HashMap<Arc<ObjectName>, Installed>,
+    /// Their ports, all told.
+    ports: usize,
     pools: Pools,
     v4: Tables<V4>,
     v6: Tables<V6>,
@@ -57,9 +59,10 @@ pub struct Planner {
 /// What is handed out to services.
 struct Pools {
     services: Ids,
+    /// Rows of their names.
+    names: Room,
     slots: Slots,
-    v4: BackendIds,
-    v6: BackendIds,
+    backends: BackendIds,
     sources_v4: Room,
     sources_v6: Room,
 }
@@ -68,9 +71,9 @@ impl Pools {
     fn new(capacity: Capacity) -> Self {
         Self {
             services: Ids::new(capacity.services.saturating_add(1)),
+            names: Room::new(capacity.services),
             slots: Slots::new(capacity.slots),
-            v4: BackendIds::new(capacity.backends),
-            v6: BackendIds::new(capacity.backends),
+            backends: BackendIds::new(capacity.backends),
             sources_v4: Room::new(capacity.sources),
             sources_v6: Room::new(capacity.sources),
         }
@@ -79,9 +82,12 @@ impl Pools {
     /// Whoever read it has finished: it can be used again.
     fn put_back(&mut self, freed: Freed) {
         match freed {
-            Freed::Service(id) => self.services.put_back(id),
-            Freed::BackendV4(id) => self.v4.put_back(id),
-            Freed::BackendV6(id) => self.v6.put_back(id),
+            Freed::Service(id, rows) => {
+                self.services.put_back(id);
+                self.names.put_back(rows);
+            }
+            Freed::BackendV4(id) => self.backends.put_back(Family::V4, id),
+            Freed::BackendV6(id) => self.backends.put_back(Family::V6, id),
             Freed::Slots(range) => self.slots.put_back(range),
             Freed::SourcesV4(rows) => self.sources_v4.put_back(rows),
             Freed::SourcesV6(rows) => self.sources_v6.put_back(rows),
@@ -95,6 +101,7 @@ impl Planner {
         Self {
             capacity,
             services: HashMap::new(),
+            ports: 0,
             pools: Pools::new(capacity),
             v4: Tables::default(),
             v6: Tables::default(),
@@ -162,6 +169,7 @@ impl Planner {
         now: Duration,
     ) -> Planned {
         let old = self.services.remove(name).unwrap_or_default();
+        self.ports = self.ports + ports.len() - old.ports.len();
         let mut planned = Planned { ops, ..Planned::default() };
         let waits_v4 = self.hand_over(name, &old, claims.0, &mut planned, now);
         let waits_v6 = self.hand_over(name, &old, claims.1, &mut planned, now);
@@ -205,7 +213,7 @@ impl Planner {
             held: self.quarantine.held(shortage.map),
             capacity: match shortage.map {
                 Map::Services => self.capacity.services,
-                Map::BackendsV4 | Map::BackendsV6 => self.capacity.backends,
+                Map::Backends => self.capacity.backends,
                 Map::Slots => self.capacity.slots,
                 Map::SourcesV4 | Map::SourcesV6 => self.capacity.sources,
                 Map::FrontendsV4 | Map::FrontendsV6 => self.capacity.frontends,

@@ -20,9 +20,11 @@ pub(super) struct Installed {
     pub(super) waits_v6: Vec<FrontendKey<V6>>,
 }
 
-/// One port of it: a row of `services`.
+/// One port of it: an entry of `services`.
 pub(super) struct Port {
     pub(super) id: u32,
+    /// Rows that its names take.
+    pub(super) rows: u32,
     pub(super) name: Box<str>,
     pub(super) protocol: Protocol,
     pub(super) v4: Rows<V4>,
