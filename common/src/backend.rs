@@ -3,9 +3,9 @@
 use crate::address::{Address, Be16, V4, V6};
 use crate::row::{Pair, Row};
 
-/// Place of a backend in the `backends` map (an array), its id. Both families share the map: an IPv4
-/// backend takes one place and an IPv6 backend two, of which the first has an even number. So a
-/// cluster of one family pays for that one. Place 0 is never used.
+/// A backend in the `backends` map (an array); its place there is its id. Both families share the
+/// map: an IPv4 backend takes one place and an IPv6 backend two, of which the first has an even
+/// number. So a cluster of one family pays for that one. Place 0 is never used.
 ///
 /// A backend belongs to one service port: two services with the same pod behind them have two rows,
 /// so that leaving one service says nothing about the other.

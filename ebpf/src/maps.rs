@@ -111,7 +111,7 @@ pub static NODE: Array<NodeRow, 1> = Array::new();
 
 /// What each service port had to do, by service id.
 #[btf_map(name = "traffic")]
-pub static TRAFFIC: Array<Traffic, 130_001> = Array::new();
+pub static TRAFFIC: Array<Traffic, 130_001, MAPPED> = Array::new();
 
 /// Outcomes.
 #[btf_map(name = "counters")]

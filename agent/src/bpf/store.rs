@@ -142,7 +142,7 @@ impl Store {
                 Op::SourceV6(key, false) => self.sources_v6.delete(key)?,
             }
         }
-        self.traffic.put(&traffic)?;
+        self.traffic.put_array(&traffic)?;
         self.services.put(&services)?;
         self.backends.put_pairs(&backends_v4)?;
         self.backends.put_array(&backends_v6)?;
@@ -198,7 +198,7 @@ impl Store {
 
     /// What each service port has had to do; ports that nobody dialled are left out.
     pub fn traffic(&self) -> Result<Vec<(u32, Traffic)>, MapError> {
-        self.traffic.read(|_: &u32, row: &Traffic| *row != Traffic::default())
+        self.traffic.read_array(|row: &Traffic| *row != Traffic::default())
     }
 
     /// Whether a connected UDP socket has to be told to dial again: its backend is gone, or it

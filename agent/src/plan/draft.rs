@@ -65,7 +65,9 @@ impl<'p> Draft<'p> {
             self.retirements,
             self.farewells,
         ];
-        (phases.into_iter().flatten().collect(), self.freed)
+        let mut ops = Vec::with_capacity(phases.iter().map(Vec::len).sum());
+        phases.into_iter().for_each(|phase| ops.extend(phase));
+        (ops, self.freed)
     }
 
     /// Nothing of this happens.
@@ -176,6 +178,10 @@ impl<'p> Draft<'p> {
             Some((port, index)) => (A::desired(port), claims.granted[index].as_slice()),
             None => (&nothing, &[][..]),
         };
+        if granted.is_empty() && want.serving.is_empty() && old.is_empty() {
+            // Most Services have one family.
+            return Ok(no_rows);
+        }
         let backends = self.backends(id, &old.backends, wanted_states(want, granted))?;
         let mut rows = Rows {
             cluster: self.block(old.cluster, state::CLUSTER, &old.backends, &backends)?,
@@ -235,6 +241,7 @@ impl<'p> Draft<'p> {
         mut wanted: Vec<WantedState<A>>,
     ) -> Result<Box<[BackendRow<A>]>, Shortage> {
         let mut rows = Vec::with_capacity(wanted.len());
+        self.additions.reserve(wanted.len());
         for row in old {
             // Taken out by taking its bits: what is gone is not wanted.
             let found = wanted.binary_search_by_key(&row.place, |(place, _)| *place).ok();
@@ -259,7 +266,10 @@ impl<'p> Draft<'p> {
             self.additions.push(op);
             rows.push(row);
         }
-        rows.sort_unstable_by_key(|row| row.place);
+        // New ones alone are sorted already.
+        if !old.is_empty() {
+            rows.sort_unstable_by_key(|row| row.place);
+        }
         Ok(rows.into())
     }
 
@@ -349,18 +359,32 @@ fn wanted_states<A: PerFamily>(
     want: &DesiredFamily<A>,
     granted: &[DesiredFrontend<A>],
 ) -> Vec<WantedState<A>> {
-    let with = |bit| move |place: &BackendAddress<A>| (*place, bit);
-    let mut states: Vec<_> = want.serving.iter().map(with(state::SERVING)).collect();
+    let serving = want.serving.iter().map(|place| (*place, state::SERVING));
+    let mut states: Vec<WantedState<A>> = serving.collect();
     for (list, bit) in [(List::Cluster, state::CLUSTER), (List::Local, state::LOCAL)] {
         if granted.iter().any(|frontend| frontend.near == list || frontend.far == list) {
-            states.extend(want.list(list).iter().map(with(bit)));
+            add_list(&mut states, want.list(list), bit);
         }
     }
-    states.sort_unstable();
-    states.dedup_by(|next, kept| {
-        let is_same = next.0 == kept.0;
-        kept.1 |= if is_same { next.1 } else { 0 };
-        is_same
-    });
     states
+}
+
+/// Those in the list, which is sorted as the states are, have the bit too.
+fn add_list<A: PerFamily>(states: &mut Vec<WantedState<A>>, list: &[BackendAddress<A>], bit: u8) {
+    let known = states.len();
+    let mut at = 0;
+    for place in list {
+        while at < known && states[at].0 < *place {
+            at += 1;
+        }
+        if at < known && states[at].0 == *place {
+            states[at].1 |= bit;
+        } else {
+            states.push((*place, bit));
+        }
+    }
+    // Rare: nearly all that are in a list serve.
+    if states.len() > known {
+        states.sort_unstable();
+    }
 }

@@ -37,8 +37,8 @@ pub(super) trait PerFamily: Address {
 }
 
 macro_rules! per_family {
-    ($address:ty, $places:expr, $field:ident, $claims:tt, $waits:ident, $room:ident, $frontend:ident,
-     $backend:ident, $source:ident, $frontends:ident, $sources:ident) => {
+    ($address:ty, $places:expr, $field:ident, $claims:tt, $waits:ident, $room:ident,
+     $frontend:ident, $backend:ident, $source:ident, $frontends:ident, $sources:ident) => {
         impl PerFamily for $address {
             const FRONTENDS: Map = Map::$frontends;
             const SOURCES: Map = Map::$sources;

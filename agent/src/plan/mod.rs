@@ -23,7 +23,6 @@ mod slots;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +38,7 @@ use self::op::{Capacity, Op, Snapshot};
 use self::outcome::{Map, Planned, Refused, Shortage};
 use self::rows::{Installed, Port};
 use self::slots::Slots;
+use crate::hash::HashMap;
 use crate::model::desired::Desired;
 use crate::source::ObjectName;
 
@@ -100,7 +100,7 @@ impl Planner {
     pub fn new(capacity: Capacity) -> Self {
         Self {
             capacity,
-            services: HashMap::new(),
+            services: HashMap::default(),
             ports: 0,
             pools: Pools::new(capacity),
             v4: Tables::default(),
@@ -133,15 +133,16 @@ impl Planner {
         for freed in self.quarantine.release(now) {
             self.pools.put_back(freed);
         }
-        let name = match self.services.get_key_value(&desired.service) {
-            Some((name, _)) => Arc::clone(name),
-            None => Arc::new(desired.service.clone()),
+        let known = self.services.get_key_value(&desired.service);
+        let (name, old) = match known {
+            Some((name, old)) => (Arc::clone(name), Some(old)),
+            None => (Arc::new(desired.service.clone()), None),
         };
         let claims = (
             Claims::settle(&self.v4, &name, &desired.ports),
             Claims::settle(&self.v6, &name, &desired.ports),
         );
-        let old = self.services.get(&name);
+        let is_known = old.is_some();
         let mut draft = Draft::new(&mut self.pools);
         let drafted = check_frontends(self.capacity, &self.v4, &claims.0)
             .and_then(|()| check_frontends(self.capacity, &self.v6, &claims.1))
@@ -150,7 +151,8 @@ impl Planner {
             Ok(ports) => {
                 let (ops, freed) = draft.finish();
                 freed.into_iter().for_each(|freed| self.quarantine.hold(freed, now));
-                Ok(self.commit(&name, ports, claims, ops, now))
+                let old = is_known.then(|| self.services.remove(&name)).flatten();
+                Ok(self.commit(&name, old.unwrap_or_default(), ports, claims, ops, now))
             }
             Err(shortage) => {
                 draft.undo();
@@ -163,12 +165,12 @@ impl Planner {
     fn commit(
         &mut self,
         name: &Arc<ObjectName>,
+        old: Installed,
         ports: Vec<Port>,
         claims: (Claims<V4>, Claims<V6>),
         ops: Vec<Op>,
         now: Duration,
     ) -> Planned {
-        let old = self.services.remove(name).unwrap_or_default();
         self.ports = self.ports + ports.len() - old.ports.len();
         let mut planned = Planned { ops, ..Planned::default() };
         let waits_v4 = self.hand_over(name, &old, claims.0, &mut planned, now);

@@ -5,7 +5,7 @@
 //! knows whose it is, deleted; then source ranges of nobody are deleted and backends of nobody are
 //! marked gone, then names of nobody go.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use millrace_common::address::{Family, Protocol};
@@ -20,6 +20,7 @@ use super::grace::Freed;
 use super::ids::{BackendIds, Ids};
 use super::op::{Capacity, Op, Snapshot};
 use super::rows::{BackendRow, Port, Rows};
+use crate::hash::HashMap;
 use crate::model::desired::{BackendAddress, List};
 use crate::model::sources::Range;
 use crate::source::ObjectName;
@@ -30,7 +31,7 @@ pub(super) fn recover(capacity: Capacity, snapshot: Snapshot) -> (Planner, Vec<O
         planner: Planner::new(capacity),
         slots: snapshot.slots,
         ports: BTreeMap::new(),
-        blocks: HashMap::new(),
+        blocks: HashMap::default(),
         frontend_repairs: Vec::new(),
         source_repairs: Vec::new(),
         backend_repairs: Vec::new(),
@@ -115,7 +116,7 @@ impl Recovery {
         end: u32,
     ) -> Vec<(u32, u32)> {
         let rows: BTreeMap<u32, Backend<A>> = rows.into_iter().collect();
-        let mut found: HashMap<u32, Vec<BackendRow<A>>> = HashMap::new();
+        let mut found: HashMap<u32, Vec<BackendRow<A>>> = HashMap::default();
         let mut used = Vec::with_capacity(rows.len());
         for (id, row) in rows.range(1..end.max(1)) {
             used.push((*id, row.generation));
@@ -182,7 +183,7 @@ impl Recovery {
 
     /// Source ranges go to their ports.
     fn sources<A: PerFamily>(&mut self, keys: Vec<SourceKey<A>>) {
-        let mut found: HashMap<u32, Vec<Range<A>>> = HashMap::new();
+        let mut found: HashMap<u32, Vec<Range<A>>> = HashMap::default();
         for key in keys {
             let service = u32::from_be_bytes(key.net.service);
             let length =

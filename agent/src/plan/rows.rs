@@ -66,6 +66,12 @@ impl<A> Default for Rows<A> {
 }
 
 impl<A: PerFamily> Rows<A> {
+    /// Whether there is nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        // Blocks are of backends.
+        self.backends.is_empty() && self.frontends.is_empty() && self.sources.is_empty()
+    }
+
     /// The frontend's row, if it has one.
     pub(super) fn frontend(&self, key: &FrontendKey<A>) -> Option<&Frontend> {
         let index = self.frontends.binary_search_by(|(known, _)| known.cmp(key)).ok()?;
@@ -81,6 +87,9 @@ impl<A: PerFamily> Rows<A> {
 
     /// Blocks named before that are not any more.
     pub(super) fn freed_blocks(&self, before: &BTreeSet<(u32, u32)>) -> Vec<Freed> {
+        if before.is_empty() {
+            return Vec::new();
+        }
         let freed = before.difference(&self.blocks()).copied().collect::<Vec<_>>();
         freed.into_iter().map(|(first, count)| Freed::Slots(SlotRange { first, count })).collect()
     }

@@ -32,11 +32,9 @@ pub fn run(services: &str, endpoints_each: &str) -> Result<()> {
     let load = fill(shape, &Pins::new(&bpffs));
     // Whatever happened, nothing of it stays.
     let removed = Pins::new(&bpffs).remove_all();
-    let load = load?;
     removed.context("remove the maps")?;
-    if bpffs.exists() {
-        std::fs::remove_dir_all(&bpffs).with_context(|| format!("remove {}", bpffs.display()))?;
-    }
+    std::fs::remove_dir_all(&bpffs).with_context(|| format!("remove {}", bpffs.display()))?;
+    let load = load?;
     println!("{}", serde_json::to_string(&load)?);
     Ok(())
 }
