@@ -20,6 +20,7 @@ pub mod devices;
 pub mod events;
 pub mod flows;
 mod guard;
+mod hash;
 pub mod health;
 pub mod http;
 pub mod metrics;

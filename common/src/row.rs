@@ -35,6 +35,39 @@ unsafe impl Row for u16 {}
 // SAFETY: elements without padding, and none between them.
 unsafe impl<T: Row, const N: usize> Row for [T; N] {}
 
+/// Two places in one row of an array, which the kernel rounds up to eight bytes: number N of the
+/// places is in row N / 2. To find one costs a shift and a mask, and no look-up more.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pair<T>(pub [T; 2]);
+
+// SAFETY: as the array that it is.
+unsafe impl<T: Row> Row for Pair<T> {}
+
+impl<T: Copy> Pair<T> {
+    /// The row that a place is in.
+    #[inline(always)]
+    pub const fn row_of(place: u32) -> u32 {
+        place >> 1
+    }
+
+    /// One of its two places, by the number of that among all places.
+    #[inline(always)]
+    pub const fn get(&self, place: u32) -> T {
+        self.0[(place & 1) as usize]
+    }
+
+    /// As [`Pair::get`], to be written.
+    pub const fn get_mut(&mut self, place: u32) -> &mut T {
+        &mut self.0[(place & 1) as usize]
+    }
+
+    /// Rows that have so many places.
+    pub const fn rows_for(places: u32) -> u32 {
+        places.div_ceil(2)
+    }
+}
+
 /// Make a value all zero, in its place and word by word: of anything else BPF's compiler makes a
 /// call of `memset`, which goes byte by byte and takes longer than all the rest of what most
 /// packets need.

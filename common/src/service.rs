@@ -13,65 +13,117 @@ pub const PORT_NAME_BYTES: usize = 63;
 /// Size of the single row of the `report` map: JSON text, zero-padded.
 pub const REPORT_BYTES: usize = 65_536;
 
-/// Value of the `services` map: what service id N means. A service is one port of a Kubernetes
-/// Service, the unit of load balancing.
+/// Bytes of one row of the `services` map. With these nearly all names fit into one row, which with
+/// its key fills what the kernel gives a row of it.
+pub const PART_BYTES: usize = 64;
+/// Longest text of the three names.
+const TEXT_BYTES: usize = NAMESPACE_BYTES + NAME_BYTES + PORT_NAME_BYTES;
+/// What stands before the text: the lengths and the protocol.
+const HEAD_BYTES: usize = 4;
+/// Rows that the longest names take.
+pub const PARTS_MAX: u32 = (HEAD_BYTES + TEXT_BYTES).div_ceil(PART_BYTES) as u32;
+
+/// Key of the `services` map.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct ServiceRow {
-    /// Lengths of the three names.
-    pub lengths: [u8; 3],
-    /// IANA protocol number.
-    pub protocol: u8,
-    /// Port, namespace and name follow as bytes, unused bytes zero.
-    pub port_name: [u8; PORT_NAME_BYTES],
-    /// Namespace.
-    pub namespace: [u8; NAMESPACE_BYTES],
-    /// Name of the Service.
-    pub name: [u8; NAME_BYTES],
-    /// Zero.
-    pub pad: [u8; 3],
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ServiceKey {
+    /// The service id.
+    pub id: u32,
+    /// Which part of its row, from 0. There is no part without those before it.
+    pub part: u32,
 }
 
+/// Value of the `services` map: the bytes of a [`ServiceRow`], as many as it needs, in parts.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ServicePart(pub [u8; PART_BYTES]);
+
+// SAFETY: two 32-bit words.
+unsafe impl Row for ServiceKey {}
 // SAFETY: bytes only.
-unsafe impl Row for ServiceRow {}
+unsafe impl Row for ServicePart {}
+
+/// What service id N means. A service is one port of a Kubernetes Service, the unit of load
+/// balancing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct ServiceRow {
+    /// Lengths of namespace, name and port name, the protocol, and the three names.
+    bytes: [u8; HEAD_BYTES + TEXT_BYTES],
+}
 
 impl ServiceRow {
+    /// Nothing yet: parts are to be [added](Self::set_part).
+    pub const EMPTY: Self = Self { bytes: [0; HEAD_BYTES + TEXT_BYTES] };
+
     /// The row of a service port, or nothing when a name is longer than Kubernetes allows.
     pub fn new(namespace: &str, name: &str, port_name: &str, protocol: u8) -> Option<Self> {
-        let mut row = Self {
-            lengths: [
-                u8::try_from(namespace.len()).ok()?,
-                u8::try_from(name.len()).ok()?,
-                u8::try_from(port_name.len()).ok()?,
-            ],
-            protocol,
-            port_name: [0; PORT_NAME_BYTES],
-            namespace: [0; NAMESPACE_BYTES],
-            name: [0; NAME_BYTES],
-            pad: [0; 3],
-        };
-        row.namespace.get_mut(..namespace.len())?.copy_from_slice(namespace.as_bytes());
-        row.name.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
-        row.port_name.get_mut(..port_name.len())?.copy_from_slice(port_name.as_bytes());
+        let mut row = Self::EMPTY;
+        let names =
+            [(namespace, NAMESPACE_BYTES), (name, NAME_BYTES), (port_name, PORT_NAME_BYTES)];
+        let mut end = HEAD_BYTES;
+        for (place, (text, longest)) in names.into_iter().enumerate() {
+            if text.len() > longest {
+                return None;
+            }
+            row.bytes[place] = text.len() as u8;
+            row.bytes[end..end + text.len()].copy_from_slice(text.as_bytes());
+            end += text.len();
+        }
+        row.bytes[3] = protocol;
         Some(row)
     }
 
+    /// Rows of the map that it takes.
+    pub fn parts(&self) -> u32 {
+        let text: usize = self.bytes[..3].iter().map(|length| usize::from(*length)).sum();
+        ((HEAD_BYTES + text).div_ceil(PART_BYTES) as u32).min(PARTS_MAX)
+    }
+
+    /// One of these rows.
+    pub fn part(&self, part: u32) -> ServicePart {
+        let mut bytes = [0; PART_BYTES];
+        let rest = self.bytes.get(part as usize * PART_BYTES..).unwrap_or_default();
+        let length = rest.len().min(PART_BYTES);
+        bytes[..length].copy_from_slice(&rest[..length]);
+        ServicePart(bytes)
+    }
+
+    /// Read one of these rows back.
+    pub fn set_part(&mut self, part: u32, row: &ServicePart) {
+        let rest = self.bytes.get_mut(part as usize * PART_BYTES..).unwrap_or_default();
+        let length = rest.len().min(PART_BYTES);
+        rest[..length].copy_from_slice(&row.0[..length]);
+    }
+
+    /// IANA protocol number.
+    pub const fn protocol(&self) -> u8 {
+        self.bytes[3]
+    }
+    /// Whether it has a namespace, readable or not.
+    pub const fn has_namespace(&self) -> bool {
+        self.bytes[0] != 0
+    }
     /// The namespace; empty if the row is damaged.
     pub fn namespace(&self) -> &str {
-        text(&self.namespace, self.lengths[0])
+        self.text(0)
     }
     /// The Service's name; empty if the row is damaged.
     pub fn name(&self) -> &str {
-        text(&self.name, self.lengths[1])
+        self.text(1)
     }
     /// The port's name; most often empty.
     pub fn port_name(&self) -> &str {
-        text(&self.port_name, self.lengths[2])
+        self.text(2)
     }
-}
 
-fn text(bytes: &[u8], length: u8) -> &str {
-    bytes.get(..usize::from(length)).and_then(|b| core::str::from_utf8(b).ok()).unwrap_or_default()
+    /// One of the names; empty if any of its parts is missing.
+    fn text(&self, place: usize) -> &str {
+        let length = |place: usize| usize::from(self.bytes[place]);
+        let begin = HEAD_BYTES + (0..place).map(length).sum::<usize>();
+        let bytes = self.bytes.get(begin..begin + length(place)).unwrap_or_default();
+        let text = core::str::from_utf8(bytes).unwrap_or_default();
+        if text.contains('\0') { "" } else { text }
+    }
 }
 
 impl core::fmt::Debug for ServiceRow {
@@ -80,11 +132,20 @@ impl core::fmt::Debug for ServiceRow {
     }
 }
 
-const _LAYOUT: () = assert!(size_of::<ServiceRow>() == 196);
+const _LAYOUT: () = {
+    assert!(size_of::<ServiceKey>() == 8 && size_of::<ServicePart>() == PART_BYTES);
+    assert!(NAMESPACE_BYTES < 256 && NAME_BYTES < 256 && PORT_NAME_BYTES < 256);
+};
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn read_back(row: &ServiceRow, parts: core::ops::Range<u32>) -> ServiceRow {
+        let mut back = ServiceRow::EMPTY;
+        parts.rev().for_each(|part| back.set_part(part, &row.part(part)));
+        back
+    }
 
     #[test]
     fn names_come_back_and_overlong_ones_are_refused() {
@@ -92,15 +153,33 @@ mod tests {
         assert_eq!(row.namespace(), "kube-system");
         assert_eq!(row.name(), "kube-dns");
         assert_eq!(row.port_name(), "dns-tcp");
+        assert_eq!((row.protocol(), row.parts()), (6, 1));
+        assert_eq!(read_back(&row, 0..1), row);
         assert!(ServiceRow::new("ns", &"x".repeat(64), "", 6).is_none());
     }
 
     extern crate alloc;
-    use alloc::string::ToString;
+    #[test]
+    fn the_longest_names_come_back_in_parts() {
+        let [a, b, c] = ["a", "b", "c"].map(|letter| letter.repeat(63));
+        let row = ServiceRow::new(&a, &b, &c, 17).unwrap();
+        assert_eq!(row.parts(), PARTS_MAX);
+        let back = read_back(&row, 0..PARTS_MAX);
+        assert_eq!((back.namespace(), back.name(), back.port_name()), (&*a, &*b, &*c));
+        let one = ServiceRow::new(&a[..20], &b[..40], "", 17).unwrap();
+        let two = ServiceRow::new(&a[..20], &b[..41], "", 17).unwrap();
+        assert_eq!((one.parts(), two.parts()), (1, 2));
+    }
+
     #[test]
     fn a_damaged_row_reads_as_empty() {
-        let mut row = ServiceRow::new("a", "b", "", 6).unwrap();
-        row.lengths = [255; 3];
-        assert_eq!(row.name().to_string(), "");
+        let [a, b] = ["a", "b"].map(|letter| letter.repeat(63));
+        let row = ServiceRow::new(&a, &b, "", 6).unwrap();
+        let first_only = read_back(&row, 0..1);
+        assert_eq!((first_only.namespace(), first_only.name()), ("", ""));
+        assert!(first_only.has_namespace());
+        let mut odd = row;
+        odd.set_part(0, &ServicePart([255; PART_BYTES]));
+        assert_eq!((odd.name(), odd.port_name(), odd.parts()), ("", "", PARTS_MAX));
     }
 }

@@ -7,15 +7,15 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use millrace_common::ABI_VERSION;
 use millrace_common::address::{Be16, V4, V6};
 use millrace_common::affinity::{AffinityEntry, AffinityKey};
-use millrace_common::backend::{Backend, state};
+use millrace_common::backend::{Backend, BackendPair, state};
 use millrace_common::counters::COUNT;
 use millrace_common::flow::{Flow, FlowKey};
 use millrace_common::fragment::{Fragment, FragmentKey};
 use millrace_common::frontend::{Frontend, FrontendKey, Kind, SlotRange, flags};
 use millrace_common::node::{DeviceRow, NodeFamily, NodeRow, SourceKey, SourceNet};
 use millrace_common::peer::{Peer, PeerSlot, UdpPeers};
-use millrace_common::row::Row;
-use millrace_common::service::ServiceRow;
+use millrace_common::row::{Pair, Row};
+use millrace_common::service::{ServiceKey, ServicePart, ServiceRow};
 use millrace_common::traffic::Traffic;
 
 /// Assert size and alignment of a row, and the offsets of its fields.
@@ -55,20 +55,23 @@ fn frontends() {
 fn backends() {
     layout!(
         Backend<V4>, size 16, align 4,
-        address at 0, port at 4, state at 6, pad at 7, generation at 8, service at 12
+        port at 0, state at 2, family at 3, generation at 4, service at 8, address at 12
     );
     layout!(
         Backend<V6>, size 28, align 4,
-        address at 0, port at 16, state at 18, pad at 19, generation at 20, service at 24
+        port at 0, state at 2, family at 3, generation at 4, service at 8, address at 12
     );
+    assert_eq!((size_of::<BackendPair>(), align_of::<BackendPair>()), (32, 4));
+    assert_eq!((size_of::<Pair<u32>>(), align_of::<Pair<u32>>()), (8, 4));
 }
 
 #[test]
 fn services() {
-    layout!(
-        ServiceRow, size 196, align 1,
-        lengths at 0, protocol at 3, port_name at 4, namespace at 67, name at 130, pad at 193
-    );
+    layout!(ServiceKey, size 8, align 4, id at 0, part at 4);
+    assert_eq!((size_of::<ServicePart>(), align_of::<ServicePart>()), (64, 1));
+    // Lengths of namespace, name and port name, the protocol, and the names.
+    let row = ServiceRow::new("ns", "web", "http", 6).unwrap();
+    assert_eq!(&row.part(0).0[..16], b"\x02\x03\x04\x06nswebhttp\0\0\0");
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn backend(id: u32) -> Backend<V4> {
         address: Ipv4Addr::new(10, 1, high, low).into(),
         port: Be16::new(8080),
         state: state::CLUSTER | state::LOCAL | state::SERVING,
-        pad: 0,
+        family: 4,
         generation: 1,
         service: SERVICE,
     }

@@ -6,7 +6,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkSto
 use aya_ebpf::macros::btf_map;
 use millrace_common::address::{V4, V6};
 use millrace_common::affinity::{AffinityEntry, AffinityKey};
-use millrace_common::backend::Backend;
+use millrace_common::backend::BackendPair;
 use millrace_common::counters;
 use millrace_common::filter::FlowFilter;
 use millrace_common::flow::{Flow, FlowKey};
@@ -14,7 +14,8 @@ use millrace_common::fragment::{Fragment, FragmentKey, Parked, ParkedKey};
 use millrace_common::frontend::{Frontend, FrontendKey};
 use millrace_common::node::{DeviceRow, NodeRow, SourceNet};
 use millrace_common::peer::{PEER_SLOTS, Peer, PeerSlot, UdpPeers};
-use millrace_common::service::{REPORT_BYTES, ServiceRow};
+use millrace_common::row::Pair;
+use millrace_common::service::{REPORT_BYTES, ServiceKey, ServicePart};
 use millrace_common::traffic::Traffic;
 
 /// Rows are allocated as they come: an empty map costs its bucket array only.
@@ -25,27 +26,24 @@ const MAPPED: usize = BPF_F_MMAPABLE as usize;
 
 /// Destination to service, IPv4.
 #[btf_map(name = "frontends_v4")]
-pub static FRONTENDS_V4: HashMap<FrontendKey<V4>, Frontend, 524_288, GROWS> = HashMap::new();
+pub static FRONTENDS_V4: HashMap<FrontendKey<V4>, Frontend, 260_000, GROWS> = HashMap::new();
 
 /// Destination to service, IPv6.
 #[btf_map(name = "frontends_v6")]
-pub static FRONTENDS_V6: HashMap<FrontendKey<V6>, Frontend, 524_288, GROWS> = HashMap::new();
+pub static FRONTENDS_V6: HashMap<FrontendKey<V6>, Frontend, 260_000, GROWS> = HashMap::new();
 
 /// Blocks of backend ids.
 #[btf_map(name = "slots")]
-pub static SLOTS: Array<u32, 2_097_152, MAPPED> = Array::new();
+pub static SLOTS: Array<Pair<u32>, 500_000, MAPPED> = Array::new();
 
-/// Backend id to backend, IPv4.
-#[btf_map(name = "backends_v4")]
-pub static BACKENDS_V4: Array<Backend<V4>, 524_288, MAPPED> = Array::new();
+/// Backend id to backend, of both families.
+#[btf_map(name = "backends")]
+pub static BACKENDS: Array<BackendPair, 262_144, MAPPED> = Array::new();
 
-/// Backend id to backend, IPv6.
-#[btf_map(name = "backends_v6")]
-pub static BACKENDS_V6: Array<Backend<V6>, 524_288, MAPPED> = Array::new();
-
-/// Service id to names. No program reads it: it is what tools need when the agent is dead.
+/// Service id to names, in parts. No program reads it: it is what tools need when the agent is
+/// dead.
 #[btf_map(name = "services")]
-pub static SERVICES: HashMap<u32, ServiceRow, 262_144, GROWS> = HashMap::new();
+pub static SERVICES: HashMap<ServiceKey, ServicePart, 130_000, GROWS> = HashMap::new();
 
 /// Which backend a client has. The longest unused entries make room when it is full.
 #[btf_map(name = "affinity")]
@@ -118,7 +116,7 @@ pub static NODE: Array<NodeRow, 1> = Array::new();
 
 /// What each service port had to do, by service id.
 #[btf_map(name = "traffic")]
-pub static TRAFFIC: Array<Traffic, 262_144> = Array::new();
+pub static TRAFFIC: Array<Traffic, 130_001, MAPPED> = Array::new();
 
 /// Outcomes.
 #[btf_map(name = "counters")]

@@ -14,11 +14,16 @@ const BATCH_OPS: usize = 16_384;
 /// sees long runs of one map.
 #[derive(Default)]
 pub struct Batch {
-    ops: Vec<Op>,
+    /// By step; those of one step stay in the order in which they were planned.
+    steps: [Vec<Op>; STEPS],
+    count: usize,
 }
 
+/// How many steps there are.
+const STEPS: usize = Step::Leaving as usize + 1;
+
 /// The steps of a plan, in order.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy)]
 enum Step {
     Traffic,
     Service,
@@ -37,8 +42,11 @@ impl Batch {
             self.flush(store)?;
             return store.execute(&ops);
         }
-        self.ops.extend(ops);
-        if self.ops.len() >= BATCH_OPS {
+        self.count += ops.len();
+        for op in ops {
+            self.steps[step(&op) as usize].push(op);
+        }
+        if self.count >= BATCH_OPS {
             self.flush(store)?;
         }
         Ok(())
@@ -46,13 +54,12 @@ impl Batch {
 
     /// Carry out what was gathered.
     pub fn flush(&mut self, store: &mut dyn MapStore) -> Result<()> {
-        let mut ops = std::mem::take(&mut self.ops);
-        if ops.is_empty() {
-            return Ok(());
-        }
-        // Stable: operations of one step stay in the order in which they were planned.
-        ops.sort_by_key(step);
-        store.execute(&ops)
+        self.count = 0;
+        // Where one fails, the maps are read back: nothing later may be carried out.
+        let mut steps = self.steps.iter().filter(|ops| !ops.is_empty());
+        let written = steps.try_for_each(|ops| store.execute(ops));
+        self.steps.iter_mut().for_each(Vec::clear);
+        written
     }
 }
 

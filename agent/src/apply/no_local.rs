@@ -1,10 +1,9 @@
 //! Service ports that cannot serve somebody for their Local policy: kube-proxy counts them.
 
-use std::collections::HashMap;
-
 use millrace_common::address::Address;
 use millrace_common::frontend::{Kind, flags};
 
+use crate::hash::HashMap;
 use crate::model::desired::{Desired, DesiredFamily};
 use crate::source::ObjectName;
 

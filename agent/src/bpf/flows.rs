@@ -4,8 +4,8 @@ use std::marker::PhantomData;
 use std::path::Path;
 
 use anyhow::Result;
-use millrace_common::address::{Address, V4, V6};
-use millrace_common::backend::Backend;
+use millrace_common::address::{V4, V6};
+use millrace_common::backend::{Backend, InPair};
 use millrace_common::flow::{Flow, FlowKey};
 use millrace_common::node::NodeRow;
 use millrace_common::packet::tables::Table;
@@ -37,8 +37,8 @@ impl FlowStore {
     /// Open the maps pinned in `directory`.
     pub fn open(directory: &Path) -> std::result::Result<Self, MapError> {
         Ok(Self {
-            v4: FamilyStore::open(directory, "flows_v4", "half_open_v4", "backends_v4")?,
-            v6: FamilyStore::open(directory, "flows_v6", "half_open_v6", "backends_v6")?,
+            v4: FamilyStore::open(directory, "flows_v4", "half_open_v4")?,
+            v6: FamilyStore::open(directory, "flows_v6", "half_open_v6")?,
             filter: Map::open(directory, "flow_filter")?,
             node: Map::open(directory, "node")?,
         })
@@ -62,12 +62,11 @@ impl<A> FamilyStore<A> {
         directory: &Path,
         flows: &'static str,
         half_open: &'static str,
-        backends: &'static str,
     ) -> std::result::Result<Self, MapError> {
         Ok(Self {
             flows: Map::open(directory, flows)?,
             half_open: Map::open(directory, half_open)?,
-            backends: Map::open(directory, backends)?,
+            backends: Map::open(directory, "backends")?,
             family: PhantomData,
         })
     }
@@ -80,11 +79,10 @@ impl<A> FamilyStore<A> {
     }
 }
 
-impl<A: Address> FlowRows<A> for FamilyStore<A>
+impl<A: InPair> FlowRows<A> for FamilyStore<A>
 where
     FlowKey<A>: Row,
     Flow<A>: Row,
-    Backend<A>: Row,
 {
     type Cursor = Cursor;
 
@@ -95,7 +93,7 @@ where
         Ok(self.map(table).delete(key)?)
     }
     fn backend(&self, id: u32) -> Result<Option<Backend<A>>> {
-        Ok(self.backends.get(&id)?)
+        Ok(self.backends.backend(id)?)
     }
     fn step(
         &self,

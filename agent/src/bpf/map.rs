@@ -1,10 +1,13 @@
 //! One pinned map: rows in and out, in batches where the kernel has them.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use millrace_common::row::Row;
+use millrace_common::backend::{Backend, BackendPair, InPair};
+use millrace_common::row::{Pair, Row};
 use thiserror::Error;
 
 use super::sys;
@@ -74,21 +77,53 @@ impl Map {
 
     /// Write rows of an array that can be mapped.
     pub(super) fn put_array<V: Row>(&self, rows: &[(u32, V)]) -> Result<(), MapError> {
-        if rows.len() < MAPPED_ROWS {
-            return self.put(rows);
-        }
         let indices = || rows.iter().map(|(index, _)| *index);
         let (Some(first), Some(last)) = (indices().min(), indices().max()) else { return Ok(()) };
-        // Scattered ones are cheaper one by one.
-        if (last - first) as usize / rows.len() > SCATTERED {
-            return self.put(rows);
-        }
-        // Slower is better than not at all.
-        let Ok(window) = Window::<V>::writable(&self.fd, first, last) else {
+        let Some(window) = self.window::<V>(rows.len(), first, last) else {
             return self.put(rows);
         };
         rows.iter().for_each(|(index, row)| window.write(*index, row));
         Ok(())
+    }
+
+    /// Write places of an array that can be mapped and has two in each row. The other place of a
+    /// row is written as it is: nobody else writes there.
+    pub(super) fn put_pairs<V: Row>(&self, places: &[(u32, V)]) -> Result<(), MapError> {
+        let rows = || places.iter().map(|(place, _)| Pair::<V>::row_of(*place));
+        let (Some(first), Some(last)) = (rows().min(), rows().max()) else { return Ok(()) };
+        if let Some(window) = self.window::<Pair<V>>(places.len(), first, last) {
+            for (place, value) in places {
+                let index = Pair::<V>::row_of(*place);
+                let mut row = window.read(index);
+                *row.get_mut(*place) = *value;
+                window.write(index, &row);
+            }
+            return Ok(());
+        }
+        let mut rows: BTreeMap<u32, Pair<V>> = BTreeMap::new();
+        for (place, value) in places {
+            let index = Pair::<V>::row_of(*place);
+            let row = match rows.entry(index) {
+                Entry::Occupied(row) => row.into_mut(),
+                Entry::Vacant(row) => row.insert(self.get(&index)?.unwrap_or(Pair([*value; 2]))),
+            };
+            *row.get_mut(*place) = *value;
+        }
+        self.put(&rows.into_iter().collect::<Vec<_>>())
+    }
+
+    /// Rows of an array as memory, if so many of them are to be written and that is cheaper.
+    fn window<V: Row>(&self, count: usize, first: u32, last: u32) -> Option<Window<V>> {
+        // Scattered ones are cheaper one by one.
+        let pays = count >= MAPPED_ROWS && (last - first) as usize / count <= SCATTERED;
+        // Slower is better than not at all.
+        pays.then(|| Window::writable(&self.fd, first, last).ok()).flatten()
+    }
+
+    /// The backend of that id, in a map of them; nothing: there is no such place.
+    pub(super) fn backend<A: InPair>(&self, id: u32) -> Result<Option<Backend<A>>, MapError> {
+        let pair = self.get(&BackendPair::row_of(id))?;
+        Ok(pair.map(|pair| A::of(&pair, id)))
     }
 
     /// Show every row of an array that can be mapped.

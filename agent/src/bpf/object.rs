@@ -12,6 +12,9 @@ use aya::programs::{
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_obj::generated::bpf_attach_type;
 
+use millrace_common::backend::BackendPair;
+use millrace_common::row::Pair;
+
 use super::flows::FlowStore;
 use super::node_maps::NodeMaps;
 use super::pins::Pins;
@@ -216,8 +219,8 @@ fn max_entries(name: &str, settings: &Settings) -> Option<u32> {
         // An array, and ids begin with 1.
         "traffic" => Some(capacity.services.saturating_add(1)),
         "source_ranges_v4" | "source_ranges_v6" => Some(capacity.sources),
-        "slots" => Some(capacity.slots),
-        "backends_v4" | "backends_v6" => Some(capacity.backends),
+        "slots" => Some(Pair::<u32>::rows_for(capacity.slots)),
+        "backends" => Some(BackendPair::rows_for(capacity.backends)),
         "frontends_v4" | "frontends_v6" => Some(capacity.frontends),
         "flows_v4" | "flows_v6" => Some(flows.established),
         "half_open_v4" | "half_open_v6" => Some(flows.half_open),

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Result;
-use millrace_common::address::{Address, Family, V4, V6};
+use millrace_common::address::{Family, V4, V6};
 use millrace_common::affinity::{AffinityEntry, AffinityKey};
-use millrace_common::backend::{Backend, state};
+use millrace_common::backend::{InPair, state};
 use millrace_common::counters::Counter;
 use millrace_common::fragment::{Fragment, FragmentKey};
 use millrace_common::peer::PeerSlot;
@@ -22,9 +22,7 @@ use crate::plan::occupancy::MapRoom;
 /// Reads what a scrape asks for.
 pub struct MapReadings {
     store: Store,
-    services: Map,
-    backends_v4: Map,
-    backends_v6: Map,
+    backends: Map,
     traffic: Map,
     peers: Map,
     affinity: Map,
@@ -38,9 +36,7 @@ impl MapReadings {
         let open = |name| Map::open(directory, name);
         Ok(Self {
             store: Store::open_as_is(directory)?,
-            services: open("services")?,
-            backends_v4: open("backends_v4")?,
-            backends_v6: open("backends_v6")?,
+            backends: open("backends")?,
             traffic: open("traffic")?,
             peers: open("peers")?,
             affinity: open("affinity")?,
@@ -74,7 +70,7 @@ impl Readings for MapReadings {
     }
 
     fn service(&self, id: u32) -> Result<Option<ServiceRow>> {
-        Ok(self.services.get(&id)?)
+        Ok(self.store.service(id)?)
     }
 
     fn sockets(&self) -> Result<Sockets> {
@@ -97,8 +93,8 @@ impl Readings for MapReadings {
 
     fn backend(&self, key: BackendKey) -> Result<Option<BackendPlace>> {
         match key.family {
-            Family::V4 => place::<V4>(&self.backends_v4, key),
-            Family::V6 => place::<V6>(&self.backends_v6, key),
+            Family::V4 => place::<V4>(&self.backends, key),
+            Family::V6 => place::<V6>(&self.backends, key),
         }
     }
 
@@ -111,11 +107,8 @@ impl Readings for MapReadings {
     }
 }
 
-fn place<A: Address>(backends: &Map, key: BackendKey) -> Result<Option<BackendPlace>>
-where
-    Backend<A>: Row,
-{
-    let row = backends.get::<u32, Backend<A>>(&key.id)?;
+fn place<A: InPair>(backends: &Map, key: BackendKey) -> Result<Option<BackendPlace>> {
+    let row = backends.backend::<A>(key.id)?;
     let kept = state::CLUSTER | state::LOCAL | state::SERVING;
     let row = row.filter(|row| row.is_usable(key.generation, kept));
     Ok(row.map(|row| BackendPlace {

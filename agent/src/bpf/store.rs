@@ -1,17 +1,18 @@
 //! The rows of the pinned maps: written in batches, read back whole.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use millrace_common::address::{Address, Protocol, V4, V6};
-use millrace_common::backend::{Backend, state};
+use millrace_common::address::{Family, Protocol, V4, V6};
+use millrace_common::backend::{Backend, BackendPair, InPair, state};
 use millrace_common::counters::Counter;
 use millrace_common::frontend::{Frontend, FrontendKey};
 use millrace_common::node::SourceKey;
 use millrace_common::peer::{Peer, PeerSlot};
-use millrace_common::row::Row;
-use millrace_common::service::{REPORT_BYTES, ServiceRow};
+use millrace_common::row::{Pair, Row};
+use millrace_common::service::{PARTS_MAX, REPORT_BYTES, ServiceKey, ServicePart, ServiceRow};
 use millrace_common::traffic::Traffic;
 
 use super::flows::FlowStore;
@@ -22,12 +23,11 @@ use crate::apply::MapStore;
 use crate::plan::op::{Capacity, Op, Snapshot};
 
 /// Every map of the object that is pinned.
-pub const MAP_NAMES: [&str; 26] = [
+pub const MAP_NAMES: [&str; 25] = [
     "frontends_v4",
     "frontends_v6",
     "slots",
-    "backends_v4",
-    "backends_v6",
+    "backends",
     "services",
     "affinity",
     "peers",
@@ -54,13 +54,15 @@ pub const MAP_NAMES: [&str; 26] = [
 /// Value of every row of `source_ranges_*`.
 const ALLOWED: u32 = 1;
 
+/// Backends by id.
+type BackendRows<A> = Vec<(u32, Backend<A>)>;
+
 /// The maps the agent writes and the tools read.
 pub struct Store {
     frontends_v4: Map,
     frontends_v6: Map,
     slots: Map,
-    backends_v4: Map,
-    backends_v6: Map,
+    backends: Map,
     services: Map,
     sources_v4: Map,
     sources_v6: Map,
@@ -81,8 +83,7 @@ impl Store {
             frontends_v4: open("frontends_v4")?,
             frontends_v6: open("frontends_v6")?,
             slots: open("slots")?,
-            backends_v4: open("backends_v4")?,
-            backends_v6: open("backends_v6")?,
+            backends: open("backends")?,
             services: open("services")?,
             sources_v4: open("source_ranges_v4")?,
             sources_v6: open("source_ranges_v6")?,
@@ -100,8 +101,8 @@ impl Store {
         let mut store = Self::open(directory, Capacity::default())?;
         store.capacity = Capacity {
             services: store.services.size()?,
-            backends: store.backends_v4.size()?,
-            slots: store.slots.size()?,
+            backends: store.backends.size()?.saturating_mul(2),
+            slots: store.slots.size()?.saturating_mul(2),
             frontends: store.frontends_v4.size()?,
             sources: store.sources_v4.size()?,
         };
@@ -122,10 +123,15 @@ impl Store {
         for op in run {
             match op {
                 Op::NoTraffic(id) => traffic.push((*id, Traffic::default())),
-                Op::Service(id, Some(row)) => services.push((*id, **row)),
-                Op::Service(id, None) => self.services.delete(id)?,
+                Op::Service(id, Some(row)) => {
+                    let key = |part| ServiceKey { id: *id, part };
+                    services.extend((0..row.parts()).map(|part| (key(part), row.part(part))));
+                }
+                Op::Service(id, None) => self.delete_service(*id)?,
                 Op::BackendV4(id, row) => backends_v4.push((*id, *row)),
-                Op::BackendV6(id, row) => backends_v6.push((*id, *row)),
+                Op::BackendV6(id, row) => {
+                    backends_v6.push((BackendPair::row_of(*id), BackendPair::from(*row)))
+                }
                 Op::Slots(first, ids) => slots.extend((*first..).zip(ids.iter().copied())),
                 Op::FrontendV4(key, Some(row)) => frontends_v4.push((*key, *row)),
                 Op::FrontendV4(key, None) => self.frontends_v4.delete(key)?,
@@ -137,11 +143,11 @@ impl Store {
                 Op::SourceV6(key, false) => self.sources_v6.delete(key)?,
             }
         }
-        self.traffic.put(&traffic)?;
+        self.traffic.put_array(&traffic)?;
         self.services.put(&services)?;
-        self.backends_v4.put_array(&backends_v4)?;
-        self.backends_v6.put_array(&backends_v6)?;
-        self.slots.put_array(&slots)?;
+        self.backends.put_pairs(&backends_v4)?;
+        self.backends.put_array(&backends_v6)?;
+        self.slots.put_pairs(&slots)?;
         self.sources_v4.put_each(&sources_v4)?;
         self.sources_v6.put_each(&sources_v6)?;
         self.frontends_v4.put(&frontends_v4)?;
@@ -150,7 +156,30 @@ impl Store {
 
     /// The name of every service port.
     pub fn services(&self) -> Result<Vec<(u32, ServiceRow)>, MapError> {
-        self.services.read(|_: &u32, _: &ServiceRow| true)
+        let mut rows = BTreeMap::new();
+        self.services.scan(|key: ServiceKey, part: ServicePart| {
+            rows.entry(key.id).or_insert(ServiceRow::EMPTY).set_part(key.part, &part);
+        })?;
+        Ok(rows.into_iter().collect())
+    }
+
+    /// The name of one.
+    pub fn service(&self, id: u32) -> Result<Option<ServiceRow>, MapError> {
+        let Some(first) = self.services.get(&ServiceKey { id, part: 0 })? else { return Ok(None) };
+        let mut row = ServiceRow::EMPTY;
+        row.set_part(0, &first);
+        for part in 1..row.parts() {
+            if let Some(rest) = self.services.get(&ServiceKey { id, part })? {
+                row.set_part(part, &rest);
+            }
+        }
+        Ok(Some(row))
+    }
+
+    /// The first part goes last: without it, what an interrupted writer left would not be found.
+    fn delete_service(&self, id: u32) -> Result<(), MapError> {
+        let parts = self.service(id)?.map_or(PARTS_MAX, |row| row.parts());
+        (0..parts).rev().try_for_each(|part| self.services.delete(&ServiceKey { id, part }))
     }
 
     /// Each outcome's count, summed over the CPUs.
@@ -170,7 +199,7 @@ impl Store {
 
     /// What each service port has had to do; ports that nobody dialled are left out.
     pub fn traffic(&self) -> Result<Vec<(u32, Traffic)>, MapError> {
-        self.traffic.read(|_: &u32, row: &Traffic| *row != Traffic::default())
+        self.traffic.read_array(|row: &Traffic| *row != Traffic::default())
     }
 
     /// Whether a connected UDP socket has to be told to dial again: its backend is gone, or it
@@ -181,8 +210,8 @@ impl Store {
         let records = self.peers.read_array(of_udp)?;
         for (_, slot) in records {
             let stale = match slot.peer.backend.unmapped() {
-                Some(_) => self.is_gone::<V4>(&self.backends_v4, &slot.peer)?,
-                None => self.is_gone::<V6>(&self.backends_v6, &slot.peer)?,
+                Some(_) => self.is_gone::<V4>(&slot.peer)?,
+                None => self.is_gone::<V6>(&slot.peer)?,
             };
             if stale {
                 return Ok(true);
@@ -191,13 +220,25 @@ impl Store {
         Ok(false)
     }
 
-    fn is_gone<A: Address>(&self, backends: &Map, peer: &Peer) -> Result<bool, MapError>
-    where
-        Backend<A>: Row,
-    {
-        let row = backends.get::<u32, Backend<A>>(&peer.id)?.filter(|_| peer.id != 0);
+    fn is_gone<A: InPair>(&self, peer: &Peer) -> Result<bool, MapError> {
+        let row = self.backends.backend::<A>(peer.id)?.filter(|_| peer.id != 0);
         let kept = state::CLUSTER | state::LOCAL | state::SERVING;
         Ok(!row.is_some_and(|row| row.is_usable(peer.generation, kept)))
+    }
+
+    /// Backends that were ever there, by family and in the order of their ids.
+    fn backends(&self) -> Result<(BackendRows<V4>, BackendRows<V6>), MapError> {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        self.backends.scan_array(|index, pair: BackendPair| {
+            let id = index * 2;
+            if pair.get(id).family == Family::V6 as u8 {
+                v6.push((id, *pair.as_v6()));
+            } else {
+                let both = [id, id + 1].map(|id| (id, pair.get(id)));
+                v4.extend(both.into_iter().filter(|(_, row)| row.generation > 0));
+            }
+        })?;
+        Ok((v4, v6))
     }
 
     /// Leave the agent's report for tools to find. What does not fit is cut by the caller.
@@ -236,16 +277,14 @@ impl MapStore for Store {
     }
 
     fn snapshot(&self) -> anyhow::Result<Snapshot> {
-        let mut slots = vec![0; self.capacity.slots as usize];
-        self.slots.scan_array(|index: u32, id: u32| {
-            if let Some(slot) = slots.get_mut(index as usize) {
-                *slot = id;
-            }
-        })?;
+        let mut slots = Vec::with_capacity(self.capacity.slots as usize + 1);
+        self.slots.scan_array(|_, pair: Pair<u32>| slots.extend(pair.0))?;
+        slots.truncate(self.capacity.slots as usize);
+        let (backends_v4, backends_v6) = self.backends()?;
         Ok(Snapshot {
             services: self.services()?,
-            backends_v4: self.backends_v4.read_array(|row: &Backend<V4>| row.generation > 0)?,
-            backends_v6: self.backends_v6.read_array(|row: &Backend<V6>| row.generation > 0)?,
+            backends_v4,
+            backends_v6,
             slots,
             frontends_v4: self.frontends_v4.read(|_: &FrontendKey<V4>, _: &Frontend| true)?,
             frontends_v6: self.frontends_v6.read(|_: &FrontendKey<V6>, _: &Frontend| true)?,

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use millrace_common::address::{Be16, Protocol, V4, V6};
+use millrace_common::backend::V6_PLACES;
 use millrace_common::frontend::{FrontendKey, Kind, flags};
 use millrace_common::service::ServiceRow;
 
@@ -40,7 +41,7 @@ pub const NOWHERE_V6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 8);
 /// Rows that the maps have for it besides those the operator asked for. Of backends and slots twice
 /// what it needs: those that are freed wait before they are used again.
 const RESERVE: Capacity =
-    Capacity { services: 3, backends: 6, slots: 24, frontends: 3, sources: 0 };
+    Capacity { services: 3, backends: 6 * (1 + V6_PLACES), slots: 24, frontends: 3, sources: 0 };
 
 /// Where the helper listens on loopback; 0: it does not, for want of the family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

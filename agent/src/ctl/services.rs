@@ -142,7 +142,7 @@ impl Service {
             namespace: row.namespace().to_owned(),
             name: row.name().to_owned(),
             port_name: row.port_name().to_owned(),
-            protocol: Protocol::from_number(row.protocol).map_or("?", Protocol::name).to_owned(),
+            protocol: Protocol::from_number(row.protocol()).map_or("?", Protocol::name).to_owned(),
             opened: 0,
             failed: 0,
             frontends: Vec::new(),

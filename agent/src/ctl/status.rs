@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use millrace_common::backend::V6_PLACES;
 use millrace_common::packet::tables::Table;
 use serde::Serialize;
 
@@ -111,8 +112,7 @@ fn gather(bpffs: Option<&Path>) -> Result<Status> {
             map("services", used.services, capacity.services),
             map("frontends_v4", used.frontends_v4, capacity.frontends),
             map("frontends_v6", used.frontends_v6, capacity.frontends),
-            map("backends_v4", used.backends_v4, capacity.backends),
-            map("backends_v6", used.backends_v6, capacity.backends),
+            map("backends", used.backends, capacity.backends),
             map("slots", used.slots, capacity.slots),
             flow_map("flows_v4", &flows.v4, Table::Established)?,
             flow_map("flows_v6", &flows.v6, Table::Established)?,
@@ -154,8 +154,7 @@ struct Used {
     services: usize,
     frontends_v4: usize,
     frontends_v6: usize,
-    backends_v4: usize,
-    backends_v6: usize,
+    backends: usize,
     slots: usize,
 }
 
@@ -170,12 +169,13 @@ impl Used {
             .collect();
         blocks.sort_unstable();
         blocks.dedup();
+        let v4_backends = snapshot.backends_v4.iter().filter(|(_, row)| row.state != 0);
+        let v6_backends = snapshot.backends_v6.iter().filter(|(_, row)| row.state != 0);
         Self {
-            services: snapshot.services.len(),
+            services: snapshot.services.iter().map(|(_, row)| row.parts() as usize).sum(),
             frontends_v4: snapshot.frontends_v4.len(),
             frontends_v6: snapshot.frontends_v6.len(),
-            backends_v4: snapshot.backends_v4.iter().filter(|(_, row)| row.state != 0).count(),
-            backends_v6: snapshot.backends_v6.iter().filter(|(_, row)| row.state != 0).count(),
+            backends: v4_backends.count() + v6_backends.count() * V6_PLACES as usize,
             slots: blocks.iter().map(|(_, count)| *count as usize).sum(),
         }
     }

@@ -205,7 +205,7 @@ fn ports(ledger: &Ledger) -> [Family; 2] {
 }
 
 pub(super) fn port_labels(row: &ServiceRow) -> [&str; 4] {
-    let protocol = Protocol::from_number(row.protocol).map_or("?", Protocol::name);
+    let protocol = Protocol::from_number(row.protocol()).map_or("?", Protocol::name);
     [row.namespace(), row.name(), row.port_name(), protocol]
 }
 

@@ -9,6 +9,10 @@ const ADDRESS_CHARS_MAX: usize = 64;
 
 /// The address in `text`. Leading zeros are decimal, as the API server takes them.
 pub fn parse_address(text: &str) -> Option<IpAddr> {
+    // As nearly all are written, and several times as fast.
+    if let Ok(address) = text.parse::<Ipv4Addr>() {
+        return Some(address.into());
+    }
     let text = text.trim();
     if text.len() > ADDRESS_CHARS_MAX {
         return None;

@@ -7,7 +7,7 @@
 //! an externalIP gives way to an endpoint, an endpoint to a ClusterIP or a load balancer's address.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -22,6 +22,7 @@ use super::problem::{Problem, Reading};
 use super::registry::Registry;
 use super::service::{Addresses, Port};
 use super::slice::Slice;
+use crate::hash::{HashMap, HashSet};
 use crate::settings::DetectLocal;
 use crate::source::{Kind, ObjectName};
 
@@ -99,7 +100,7 @@ impl Admission<'_> {
         let taken = self.registry.of::<A>();
         let meant = balancers.iter().copied().filter(|address| taken.is_endpoint(*address));
         let meant: HashSet<A> = meant.collect();
-        let mut own = HashSet::new();
+        let mut own = HashSet::default();
         if meant.is_empty() {
             return own;
         }

@@ -1,6 +1,6 @@
 //! What one Service should look like on this node: the model's answer, the plan's question.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -175,17 +175,18 @@ pub(super) struct View<'a> {
     pub(super) admission: Admission<'a>,
 }
 
-/// By name of a port: its protocol, which slice has it (by number), and which number it has there.
-type Joins<'a> = HashMap<&'a str, Vec<(Protocol, usize, Be16)>>;
+/// Names and protocols of ports, which slice has them (by number), and which number they have
+/// there; sorted.
+type Joins<'a> = Vec<(&'a str, Protocol, usize, Be16)>;
 
 /// Which ports the slices have.
 pub(super) fn join<'a>(slices: &[(&'a Arc<ObjectName>, &'a Slice)]) -> Joins<'a> {
-    let mut joins: Joins<'a> = HashMap::new();
+    let mut joins: Joins<'a> = Vec::with_capacity(slices.len());
     for (index, (_, slice)) in slices.iter().enumerate() {
-        for port in &slice.ports {
-            joins.entry(&port.name).or_default().push((port.protocol, index, port.port));
-        }
+        joins.extend(slice.ports.iter().map(|port| (&*port.name, port.protocol, index, port.port)));
     }
+    // Stable: ports of one slice stay in the order in which it has them.
+    joins.sort_by_key(|(name, protocol, index, _)| (*name, *protocol, *index));
     joins
 }
 
@@ -227,9 +228,11 @@ impl View<'_> {
 
     /// The slices that have the port, by their number, and its number in each.
     fn joined(&self, port: &Port) -> impl Iterator<Item = (usize, Be16)> {
-        let protocol = port.protocol;
-        let named = self.joins.get(&*port.name).into_iter().flatten();
-        named.filter(move |join| join.0 == protocol).map(|(_, index, number)| (*index, *number))
+        let wanted = (&*port.name, port.protocol);
+        let first = self.joins.partition_point(|join| (join.0, join.1) < wanted);
+        let joined = self.joins.iter().skip(first);
+        let joined = joined.take_while(move |join| (join.0, join.1) == wanted);
+        joined.map(|(_, _, index, number)| (*index, *number))
     }
 
     /// Ports that have an address to be served on.
@@ -396,19 +399,29 @@ impl View<'_> {
 
     /// All endpoints of the port, each address once, sorted. A pod that runs wins over one that
     /// terminates and had the same address before it.
-    fn endpoints<A: PerFamily>(&self, port: &Port) -> BTreeMap<BackendAddress<A>, Facts> {
-        let mut found = BTreeMap::new();
+    fn endpoints<A: PerFamily>(&self, port: &Port) -> Vec<(BackendAddress<A>, Facts)> {
+        let mut found = Vec::new();
         for (index, number) in self.joined(port) {
             let (name, slice) = self.slices[index];
-            for endpoint in A::endpoints(slice) {
+            let endpoints = A::endpoints(slice);
+            found.reserve(endpoints.len());
+            for endpoint in endpoints {
                 let place = BackendAddress { address: endpoint.address, port: number };
                 let facts = Facts(endpoint.facts | self.zone_facts(endpoint.zones));
-                let is_new = !facts.has(fact::TERMINATING) || !found.contains_key(&place);
-                if is_new && self.admission.admits(place.address, number, port.protocol, name) {
-                    found.insert(place, facts);
+                if self.admission.admits(place.address, number, port.protocol, name) {
+                    found.push((place, facts));
                 }
             }
         }
+        // Stable: of several that run, the last one has the address.
+        found.sort_by_key(|(place, _)| *place);
+        found.dedup_by(|next, kept| {
+            let is_same = next.0 == kept.0;
+            if is_same && !next.1.has(fact::TERMINATING) {
+                kept.1 = next.1;
+            }
+            is_same
+        });
         found
     }
 

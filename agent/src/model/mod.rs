@@ -32,7 +32,7 @@ pub mod triggers;
 mod view;
 mod zones;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +51,7 @@ use self::slice::Slice;
 pub use self::slice::family_name;
 use self::triggers::{Pending, Triggers};
 use self::zones::Zones;
+use crate::hash::{HashMap, HashSet};
 use crate::settings::Policy;
 use crate::source::{Event, Kind, Object, ObjectName, slim};
 
@@ -77,7 +78,7 @@ pub struct Model {
     internal: BTreeMap<Arc<ObjectName>, Desired>,
     /// Services that exist and were never readable since the start, and the list that named them.
     unreadable: BTreeMap<ObjectName, u32>,
-    dirty: BTreeSet<Arc<ObjectName>>,
+    dirty: HashSet<Arc<ObjectName>>,
     pending: Pending,
     triggers: Triggers,
     problems: BTreeMap<(Kind, Arc<ObjectName>), Box<[Problem]>>,
@@ -130,8 +131,8 @@ impl Model {
             registry: Registry::default(),
             api_given: Vec::new(),
             api_servers: BTreeSet::new(),
-            services: HashMap::new(),
-            slices: HashMap::new(),
+            services: HashMap::default(),
+            slices: HashMap::default(),
             service_list: ListState::default(),
             slice_list: ListState::default(),
             cidr_list: ListState::default(),
@@ -139,7 +140,7 @@ impl Model {
             node_listed: false,
             internal: BTreeMap::new(),
             unreadable: BTreeMap::new(),
-            dirty: BTreeSet::new(),
+            dirty: HashSet::default(),
             pending: Pending::default(),
             triggers: Triggers::default(),
             problems: BTreeMap::new(),
@@ -210,16 +211,25 @@ impl Model {
     pub fn take_dirty(&mut self) -> Vec<ObjectName> {
         self.pending = Pending::default();
         let dirty = std::mem::take(&mut self.dirty).into_iter();
-        let mut names: Vec<_> = dirty.map(Arc::unwrap_or_clone).collect();
-        self.oldest_first(&mut names);
-        names
+        self.in_order(dirty).map(Arc::unwrap_or_clone).collect()
     }
 
     /// In the order of their age, and of their names where that is the same: of several that want
     /// what nobody has yet, the first one gets it, on every node the same.
     pub fn oldest_first(&self, names: &mut [ObjectName]) {
+        let taken: Vec<ObjectName> = names.iter_mut().map(std::mem::take).collect();
+        names.iter_mut().zip(self.in_order(taken)).for_each(|(place, name)| *place = name);
+    }
+
+    fn in_order<N: AsRef<ObjectName> + Ord>(
+        &self,
+        names: impl IntoIterator<Item = N>,
+    ) -> impl Iterator<Item = N> {
         let age = |name: &ObjectName| self.services.get(name).map(|entry| entry.age);
-        names.sort_by_cached_key(|name| (age(name).unwrap_or_default(), name.clone()));
+        let aged = names.into_iter().map(|name| (age(name.as_ref()).unwrap_or_default(), name));
+        let mut aged: Vec<(Age, N)> = aged.collect();
+        aged.sort_unstable();
+        aged.into_iter().map(|(_, name)| name)
     }
 
     /// Addresses that the API server is reached at: nobody may claim them.
@@ -304,9 +314,9 @@ impl Model {
     }
 
     fn delete(&mut self, kind: Kind, name: &ObjectName) {
-        let name = self.shared(kind, name);
+        let name = self.shared(kind, name.clone());
         match kind {
-            Kind::Service => self.store_service(&name, None),
+            Kind::Service => self.store_service(&name, None, (0, Age::default())),
             Kind::EndpointSlice => self.store_slice(&name, None, None),
             Kind::ServiceCidr => {
                 let before = self.networks.remove(&name);
@@ -338,26 +348,32 @@ impl Model {
 
     fn apply_service(&mut self, object: &slim::Service) {
         let name = canonical(Kind::Service, object.metadata.object_name());
-        let name = self.shared(Kind::Service, &name);
+        let name = self.shared(Kind::Service, name);
         let mut reading = Reading::new(Kind::Service, Arc::clone(&name));
         let service = Service::read(object, &name, &self.policy.external_ips, &mut reading);
         // What cannot be served at all is kept as a Service without ports, for its problems.
         let problems = reading.finish();
         let service = service.or_else(|| (!problems.is_empty()).then(Service::default));
-        self.store_service(&name, service);
-        if let Some(entry) = self.services.get_mut(&name) {
-            entry.uid = identity::uid(&object.metadata.uid);
-            entry.age = Age::of(&object.metadata.creation_timestamp);
-        }
+        let metadata = &object.metadata;
+        let identity = (identity::uid(&metadata.uid), Age::of(&metadata.creation_timestamp));
+        self.store_service(&name, service, identity);
         self.store_problems(Kind::Service, name, problems);
     }
 
-    fn store_service(&mut self, name: &Arc<ObjectName>, service: Option<Service>) {
+    /// It is kept like this, or not at all; with its uid and its age.
+    fn store_service(
+        &mut self,
+        name: &Arc<ObjectName>,
+        service: Option<Service>,
+        (uid, age): (u128, Age),
+    ) {
         if self.unreadable.remove(name.as_ref()).is_some() {
             self.dirty.insert(Arc::clone(name));
         }
         let entry = self.services.entry(Arc::clone(name)).or_default();
         entry.list = self.service_list.number;
+        (entry.uid, entry.age) = (uid, age);
+        let is_empty = service.is_none() && entry.slices.is_empty();
         if entry.service != service {
             if let Some(service) = &service {
                 self.networks.cover(service);
@@ -369,7 +385,9 @@ impl Model {
             self.dirty.insert(Arc::clone(name));
             self.mark_touched(touched);
         }
-        self.drop_if_empty(name);
+        if is_empty {
+            self.services.remove(name);
+        }
         self.remember_good(name);
     }
 
@@ -427,12 +445,12 @@ impl Model {
     }
 
     /// The name, sharing memory with the one already known.
-    fn shared(&self, kind: Kind, name: &ObjectName) -> Arc<ObjectName> {
+    fn shared(&self, kind: Kind, name: ObjectName) -> Arc<ObjectName> {
         let known = match kind {
-            Kind::Service => self.services.get_key_value(name).map(|(name, _)| name),
-            Kind::EndpointSlice => self.slices.get_key_value(name).map(|(name, _)| name),
+            Kind::Service => self.services.get_key_value(&name).map(|(name, _)| name),
+            Kind::EndpointSlice => self.slices.get_key_value(&name).map(|(name, _)| name),
             Kind::Node | Kind::ServiceCidr => None,
         };
-        known.map_or_else(|| Arc::new(name.clone()), Arc::clone)
+        known.map(Arc::clone).unwrap_or_else(|| Arc::new(name))
     }
 }

@@ -3,7 +3,6 @@
 //! Kept as counts, so that a change costs what it changes. What a change may mean for others comes
 //! back as [`Touched`].
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use millrace_common::address::{V4, V6};
 use super::family::PerFamily;
 use super::service::{Addresses, Service};
 use super::slice::{Endpoints, Slice};
+use crate::hash::HashMap;
 use crate::source::ObjectName;
 
 /// Both families.
@@ -52,10 +52,10 @@ enum Move {
 impl<A> Default for Taken<A> {
     fn default() -> Self {
         Self {
-            endpoints: HashMap::new(),
-            cluster_ips: HashMap::new(),
-            asked: HashMap::new(),
-            balanced: HashMap::new(),
+            endpoints: HashMap::default(),
+            cluster_ips: HashMap::default(),
+            asked: HashMap::default(),
+            balanced: HashMap::default(),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Services, cut down to what planning reads.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -12,6 +11,7 @@ use super::family::PerFamily;
 use super::names::{is_plain, is_unusable};
 use super::problem::Reading;
 use super::slice::family_name;
+use crate::hash::HashSet;
 use crate::settings::ExternalIps;
 use crate::source::ObjectName;
 use crate::source::slim::{self, ServiceSpec};

@@ -17,8 +17,8 @@ impl Model {
         let Some(service) = slice::service_of(object, &name.namespace) else {
             return self.delete(Kind::EndpointSlice, &name);
         };
-        let name = self.shared(Kind::EndpointSlice, &name);
-        let service = self.shared(Kind::Service, &service);
+        let name = self.shared(Kind::EndpointSlice, name);
+        let service = self.shared(Kind::Service, service);
         let mut reading = Reading::new(Kind::EndpointSlice, Arc::clone(&name));
         let context =
             Context { node_name: &self.node_name, zones: &mut self.zones, reading: &mut reading };
@@ -39,6 +39,7 @@ impl Model {
     ) {
         let list = self.slice_list.number;
         let known = self.slices.get_mut(name);
+        let is_known = known.is_some();
         match (known, &slice) {
             (None, None) => return,
             (Some(known), Some(slice)) if known.object == *slice => {
@@ -48,7 +49,7 @@ impl Model {
             _ => {}
         }
         self.pending.slices += 1;
-        let old = self.slices.remove(name);
+        let old = is_known.then(|| self.slices.remove(name)).flatten();
         let before = old.as_ref().and_then(|old| old.trigger);
         let old = old.map(|old| old.object);
         let touched = self.registry.replace_slice(old.as_ref(), slice.as_ref());

@@ -4,7 +4,6 @@
 //! latency. What was caused before the agent started is not its doing and is left out, and so is a
 //! slice that goes: its time is that of the change before.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use millrace_common::address::Family;
 
 use super::Model;
 use super::problem::Reading;
+use crate::hash::HashMap;
 use crate::source::{ObjectName, slim};
 
 /// Times kept until their endpoints are served, at most. Rounds come many times a second; only

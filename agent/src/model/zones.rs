@@ -1,8 +1,8 @@
 //! Sets of zones that endpoints are hinted for, each kept once.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::hash::HashMap;
 use crate::source::slim::Hint;
 
 /// A set of zones; 0 is the empty one: no hint.
@@ -24,7 +24,7 @@ pub(super) struct Zones {
 impl Zones {
     pub(super) fn new() -> Self {
         let none: Arc<[Box<str>]> = Arc::new([]);
-        Self { sets: vec![Arc::clone(&none)], index: HashMap::from([(none, 0)]) }
+        Self { sets: vec![Arc::clone(&none)], index: HashMap::from_iter([(none, 0)]) }
     }
 
     /// The set of these hints; nothing if there is no room for another.

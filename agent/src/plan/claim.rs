@@ -3,7 +3,7 @@
 //! The present owner keeps it, so that nothing changes under established clients; only a ClusterIP
 //! takes it from any other kind, because a ClusterIP is allotted and the others are asked for.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use millrace_common::frontend::{FrontendKey, Kind};
 use super::family::PerFamily;
 use super::outcome::Conflict;
 use super::rows::Installed;
+use crate::hash::HashMap;
 use crate::model::desired::{DesiredFrontend, DesiredPort};
 use crate::source::ObjectName;
 
@@ -46,7 +47,7 @@ pub(super) struct Claims<A> {
 
 impl<A> Default for Tables<A> {
     fn default() -> Self {
-        Self { owners: HashMap::new(), waiting: HashMap::new() }
+        Self { owners: HashMap::default(), waiting: HashMap::default() }
     }
 }
 
@@ -59,7 +60,7 @@ impl<A: PerFamily> Claims<A> {
     ) -> Self {
         let mut claims = Self {
             granted: vec![Vec::new(); ports.len()],
-            keys: HashMap::new(),
+            keys: HashMap::default(),
             evicted: Vec::new(),
             waits: Vec::new(),
             conflicts: Vec::new(),
@@ -120,9 +121,16 @@ impl<A: PerFamily> Tables<A> {
         self.owners.len()
     }
 
-    /// A row that was there at the start.
-    pub(super) fn adopt(&mut self, key: FrontendKey<A>, service: &Arc<ObjectName>, kind: Kind) {
-        self.owners.insert(key, Owner { service: Arc::clone(service), kind });
+    /// The service has the row from now on.
+    /// Returns what another service, or the same, had it as before.
+    pub(super) fn adopt(
+        &mut self,
+        key: FrontendKey<A>,
+        service: &Arc<ObjectName>,
+        kind: Kind,
+    ) -> Option<Kind> {
+        let before = self.owners.insert(key, Owner { service: Arc::clone(service), kind });
+        before.map(|owner| owner.kind)
     }
 
     /// Frontends change owners as claimed. Returns the services that waited for one just released.
@@ -145,12 +153,11 @@ impl<A: PerFamily> Tables<A> {
             waiters.extend(self.waiting.get(key).into_iter().flatten().cloned());
         }
         for granted in claims.granted.iter().flatten() {
-            let before = self.owners.get(&granted.key).map(|owner| owner.kind);
+            let before = self.adopt(granted.key, name, granted.kind);
             if before == Some(Kind::ClusterIp) && granted.kind != Kind::ClusterIp {
                 // It was out of reach for another ClusterIP and is not any more.
                 waiters.extend(self.waiting.get(&granted.key).into_iter().flatten().cloned());
             }
-            self.adopt(granted.key, name, granted.kind);
         }
         waiters
     }

@@ -1,6 +1,6 @@
 //! Drafting the operations that lead a Service from the rows it has to those it should have.
 
-use millrace_common::address::{V4, V6};
+use millrace_common::address::{Family, V4, V6};
 use millrace_common::backend::{Backend, state};
 use millrace_common::frontend::{Frontend, FrontendKey, SlotRange, flags};
 use millrace_common::node::SourceKey;
@@ -65,16 +65,21 @@ impl<'p> Draft<'p> {
             self.retirements,
             self.farewells,
         ];
-        (phases.into_iter().flatten().collect(), self.freed)
+        let mut ops = Vec::with_capacity(phases.iter().map(Vec::len).sum());
+        phases.into_iter().for_each(|phase| ops.extend(phase));
+        (ops, self.freed)
     }
 
     /// Nothing of this happens.
     pub(super) fn undo(self) {
         for taken in self.taken.into_iter().rev() {
             match taken {
-                Freed::Service(id) => self.pools.services.undo(id),
-                Freed::BackendV4(id) => self.pools.v4.undo(id),
-                Freed::BackendV6(id) => self.pools.v6.undo(id),
+                Freed::Service(id, rows) => {
+                    self.pools.services.undo(id);
+                    self.pools.names.put_back(rows);
+                }
+                Freed::BackendV4(id) => self.pools.backends.undo(Family::V4, id),
+                Freed::BackendV6(id) => self.pools.backends.undo(Family::V6, id),
                 other => self.pools.put_back(other),
             }
         }
@@ -114,21 +119,22 @@ impl<'p> Draft<'p> {
         claims: &BothClaims,
     ) -> Result<Option<Port>, Shortage> {
         let want: &DesiredPort = &desired.ports[index];
-        let id = match old {
-            Some(port) => port.id,
+        let (id, rows) = match old {
+            Some(port) => (port.id, port.rows),
             None => {
                 let service = &desired.service;
                 let (namespace, name) = (&service.namespace, &service.name);
                 let row = ServiceRow::new(namespace, name, &want.name, want.protocol as u8);
                 let Some(row) = row else { return Ok(None) };
-                let id = self.take_service_id()?;
+                let (id, rows) = (self.take_service_id(row.parts())?, row.parts());
                 // The name comes last: an id that has one is not given out again after a crash.
                 self.names.extend([Op::NoTraffic(id), Op::Service(id, Some(Box::new(row)))]);
-                id
+                (id, rows)
             }
         };
         Ok(Some(Port {
             id,
+            rows,
             name: want.name.as_str().into(),
             protocol: want.protocol,
             v4: self.family(id, old, Some((want, index)), claims)?,
@@ -136,10 +142,16 @@ impl<'p> Draft<'p> {
         }))
     }
 
-    fn take_service_id(&mut self) -> Result<u32, Shortage> {
-        let shortage = Shortage { map: Map::Services, needed: 1, free: 0 };
+    /// An id, and rows for its names.
+    fn take_service_id(&mut self, rows: u32) -> Result<u32, Shortage> {
+        let free = self.pools.names.free();
+        let shortage = Shortage { map: Map::Services, needed: rows, free };
+        if rows > free {
+            return Err(shortage);
+        }
         let id = self.pools.services.take().ok_or(shortage)?;
-        self.taken.push(Freed::Service(id));
+        self.pools.names.take(rows);
+        self.taken.push(Freed::Service(id, rows));
         Ok(id)
     }
 
@@ -147,7 +159,7 @@ impl<'p> Draft<'p> {
         self.family::<V4>(port.id, Some(port), None, claims)?;
         self.family::<V6>(port.id, Some(port), None, claims)?;
         self.farewells.push(Op::Service(port.id, None));
-        self.freed.push(Freed::Service(port.id));
+        self.freed.push(Freed::Service(port.id, port.rows));
         Ok(())
     }
 
@@ -166,6 +178,10 @@ impl<'p> Draft<'p> {
             Some((port, index)) => (A::desired(port), claims.granted[index].as_slice()),
             None => (&nothing, &[][..]),
         };
+        if granted.is_empty() && want.serving.is_empty() && old.is_empty() {
+            // Most Services have one family.
+            return Ok(no_rows);
+        }
         let backends = self.backends(id, &old.backends, wanted_states(want, granted))?;
         let mut rows = Rows {
             cluster: self.block(old.cluster, state::CLUSTER, &old.backends, &backends)?,
@@ -225,6 +241,7 @@ impl<'p> Draft<'p> {
         mut wanted: Vec<WantedState<A>>,
     ) -> Result<Box<[BackendRow<A>]>, Shortage> {
         let mut rows = Vec::with_capacity(wanted.len());
+        self.additions.reserve(wanted.len());
         for row in old {
             // Taken out by taking its bits: what is gone is not wanted.
             let found = wanted.binary_search_by_key(&row.place, |(place, _)| *place).ok();
@@ -238,18 +255,21 @@ impl<'p> Draft<'p> {
         }
         // An endpoint that only serves has no flows here unless it was listed before.
         wanted.retain(|(_, state)| *state & (state::CLUSTER | state::LOCAL) != 0);
-        let needed = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
-        let free = A::backend_ids(self.pools).free();
+        let needed = u32::try_from(wanted.len()).unwrap_or(u32::MAX).saturating_mul(A::PLACES);
+        let free = self.pools.backends.free(A::FAMILY).saturating_mul(A::PLACES);
         for (place, state) in wanted {
-            let shortage = Shortage { map: A::BACKENDS, needed, free };
-            let id = A::backend_ids(self.pools).take().ok_or(shortage)?;
+            let shortage = Shortage { map: Map::Backends, needed, free };
+            let id = self.pools.backends.take(A::FAMILY).ok_or(shortage)?;
             self.taken.push(A::freed_backend(id));
             let row = BackendRow { place, id, state };
             let op = self.backend_op(service, row);
             self.additions.push(op);
             rows.push(row);
         }
-        rows.sort_unstable_by_key(|row| row.place);
+        // New ones alone are sorted already.
+        if !old.is_empty() {
+            rows.sort_unstable_by_key(|row| row.place);
+        }
         Ok(rows.into())
     }
 
@@ -267,11 +287,12 @@ impl<'p> Draft<'p> {
     }
 
     fn backend_op<A: PerFamily>(&mut self, service: u32, row: BackendRow<A>) -> Op {
-        let generation = A::backend_ids(self.pools).generation(row.id);
+        let generation = self.pools.backends.generation(A::FAMILY, row.id);
+        let family = A::FAMILY as u8;
         let BackendAddress { address, port } = row.place;
         A::backend_op(
             row.id,
-            Backend { address, port, state: row.state, pad: 0, generation, service },
+            Backend { port, state: row.state, family, generation, service, address },
         )
     }
 
@@ -338,18 +359,32 @@ fn wanted_states<A: PerFamily>(
     want: &DesiredFamily<A>,
     granted: &[DesiredFrontend<A>],
 ) -> Vec<WantedState<A>> {
-    let with = |bit| move |place: &BackendAddress<A>| (*place, bit);
-    let mut states: Vec<_> = want.serving.iter().map(with(state::SERVING)).collect();
+    let serving = want.serving.iter().map(|place| (*place, state::SERVING));
+    let mut states: Vec<WantedState<A>> = serving.collect();
     for (list, bit) in [(List::Cluster, state::CLUSTER), (List::Local, state::LOCAL)] {
         if granted.iter().any(|frontend| frontend.near == list || frontend.far == list) {
-            states.extend(want.list(list).iter().map(with(bit)));
+            add_list(&mut states, want.list(list), bit);
         }
     }
-    states.sort_unstable();
-    states.dedup_by(|next, kept| {
-        let is_same = next.0 == kept.0;
-        kept.1 |= if is_same { next.1 } else { 0 };
-        is_same
-    });
     states
+}
+
+/// Those in the list, which is sorted as the states are, have the bit too.
+fn add_list<A: PerFamily>(states: &mut Vec<WantedState<A>>, list: &[BackendAddress<A>], bit: u8) {
+    let known = states.len();
+    let mut at = 0;
+    for place in list {
+        while at < known && states[at].0 < *place {
+            at += 1;
+        }
+        if at < known && states[at].0 == *place {
+            states[at].1 |= bit;
+        } else {
+            states.push((*place, bit));
+        }
+    }
+    // Rare: nearly all that are in a list serve.
+    if states.len() > known {
+        states.sort_unstable();
+    }
 }

@@ -1,13 +1,13 @@
 //! What differs between IPv4 and IPv6 in the plan.
 
 use millrace_common::address::{Address, V4, V6};
-use millrace_common::backend::Backend;
+use millrace_common::backend::{Backend, V6_PLACES};
 use millrace_common::frontend::{Frontend, FrontendKey};
 use millrace_common::node::SourceKey;
 
 use super::claim::{Claims, Tables};
 use super::grace::Freed;
-use super::ids::{BackendIds, Room};
+use super::ids::Room;
 use super::op::Op;
 use super::outcome::Map;
 use super::rows::{Installed, Port, Rows};
@@ -18,16 +18,15 @@ use crate::model::desired::{DesiredFamily, DesiredPort};
 pub(super) trait PerFamily: Address {
     /// Its frontends map.
     const FRONTENDS: Map;
-    /// Its backends map.
-    const BACKENDS: Map;
     /// Its source ranges map.
     const SOURCES: Map;
     fn backend_op(id: u32, row: Backend<Self>) -> Op;
     fn frontend_op(key: FrontendKey<Self>, row: Option<Frontend>) -> Op;
     fn source_op(key: SourceKey<Self>, allowed: bool) -> Op;
+    /// Places that a backend takes in the `backends` map.
+    const PLACES: u32;
     fn freed_backend(id: u32) -> Freed;
     fn freed_sources(rows: u32) -> Freed;
-    fn backend_ids(pools: &mut Pools) -> &mut BackendIds;
     fn source_room(pools: &mut Pools) -> &mut Room;
     fn tables(planner: &mut Planner) -> &mut Tables<Self>;
     fn rows(port: &Port) -> &Rows<Self>;
@@ -38,12 +37,12 @@ pub(super) trait PerFamily: Address {
 }
 
 macro_rules! per_family {
-    ($address:ty, $field:ident, $claims:tt, $waits:ident, $room:ident, $frontend:ident,
-     $backend:ident, $source:ident, $frontends:ident, $backends:ident, $sources:ident) => {
+    ($address:ty, $places:expr, $field:ident, $claims:tt, $waits:ident, $room:ident,
+     $frontend:ident, $backend:ident, $source:ident, $frontends:ident, $sources:ident) => {
         impl PerFamily for $address {
             const FRONTENDS: Map = Map::$frontends;
-            const BACKENDS: Map = Map::$backends;
             const SOURCES: Map = Map::$sources;
+            const PLACES: u32 = $places;
             fn backend_op(id: u32, row: Backend<Self>) -> Op {
                 Op::$backend(id, row)
             }
@@ -58,9 +57,6 @@ macro_rules! per_family {
             }
             fn freed_sources(rows: u32) -> Freed {
                 Freed::$sources(rows)
-            }
-            fn backend_ids(pools: &mut Pools) -> &mut BackendIds {
-                &mut pools.$field
             }
             fn source_room(pools: &mut Pools) -> &mut Room {
                 &mut pools.$room
@@ -89,6 +85,7 @@ macro_rules! per_family {
 
 per_family!(
     V4,
+    1,
     v4,
     0,
     waits_v4,
@@ -97,11 +94,11 @@ per_family!(
     BackendV4,
     SourceV4,
     FrontendsV4,
-    BackendsV4,
     SourcesV4
 );
 per_family!(
     V6,
+    V6_PLACES,
     v6,
     1,
     waits_v6,
@@ -110,6 +107,5 @@ per_family!(
     BackendV6,
     SourceV6,
     FrontendsV6,
-    BackendsV6,
     SourcesV6
 );

@@ -23,11 +23,10 @@ mod slots;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_common::address::{V4, V6};
+use millrace_common::address::{Family, V4, V6};
 use millrace_common::frontend::FrontendKey;
 
 use self::claim::{Claims, Tables};
@@ -39,6 +38,7 @@ use self::op::{Capacity, Op, Snapshot};
 use self::outcome::{Map, Planned, Refused, Shortage};
 use self::rows::{Installed, Port};
 use self::slots::Slots;
+use crate::hash::HashMap;
 use crate::model::desired::Desired;
 use crate::source::ObjectName;
 
@@ -48,6 +48,8 @@ pub use self::grace::GRACE;
 pub struct Planner {
     capacity: Capacity,
     services: HashMap<Arc<ObjectName>, Installed>,
+    /// Their ports, all told.
+    ports: usize,
     pools: Pools,
     v4: Tables<V4>,
     v6: Tables<V6>,
@@ -57,9 +59,10 @@ pub struct Planner {
 /// What is handed out to services.
 struct Pools {
     services: Ids,
+    /// Rows of their names.
+    names: Room,
     slots: Slots,
-    v4: BackendIds,
-    v6: BackendIds,
+    backends: BackendIds,
     sources_v4: Room,
     sources_v6: Room,
 }
@@ -68,9 +71,9 @@ impl Pools {
     fn new(capacity: Capacity) -> Self {
         Self {
             services: Ids::new(capacity.services.saturating_add(1)),
+            names: Room::new(capacity.services),
             slots: Slots::new(capacity.slots),
-            v4: BackendIds::new(capacity.backends),
-            v6: BackendIds::new(capacity.backends),
+            backends: BackendIds::new(capacity.backends),
             sources_v4: Room::new(capacity.sources),
             sources_v6: Room::new(capacity.sources),
         }
@@ -79,9 +82,12 @@ impl Pools {
     /// Whoever read it has finished: it can be used again.
     fn put_back(&mut self, freed: Freed) {
         match freed {
-            Freed::Service(id) => self.services.put_back(id),
-            Freed::BackendV4(id) => self.v4.put_back(id),
-            Freed::BackendV6(id) => self.v6.put_back(id),
+            Freed::Service(id, rows) => {
+                self.services.put_back(id);
+                self.names.put_back(rows);
+            }
+            Freed::BackendV4(id) => self.backends.put_back(Family::V4, id),
+            Freed::BackendV6(id) => self.backends.put_back(Family::V6, id),
             Freed::Slots(range) => self.slots.put_back(range),
             Freed::SourcesV4(rows) => self.sources_v4.put_back(rows),
             Freed::SourcesV6(rows) => self.sources_v6.put_back(rows),
@@ -94,7 +100,8 @@ impl Planner {
     pub fn new(capacity: Capacity) -> Self {
         Self {
             capacity,
-            services: HashMap::new(),
+            services: HashMap::default(),
+            ports: 0,
             pools: Pools::new(capacity),
             v4: Tables::default(),
             v6: Tables::default(),
@@ -126,15 +133,16 @@ impl Planner {
         for freed in self.quarantine.release(now) {
             self.pools.put_back(freed);
         }
-        let name = match self.services.get_key_value(&desired.service) {
-            Some((name, _)) => Arc::clone(name),
-            None => Arc::new(desired.service.clone()),
+        let known = self.services.get_key_value(&desired.service);
+        let (name, old) = match known {
+            Some((name, old)) => (Arc::clone(name), Some(old)),
+            None => (Arc::new(desired.service.clone()), None),
         };
         let claims = (
             Claims::settle(&self.v4, &name, &desired.ports),
             Claims::settle(&self.v6, &name, &desired.ports),
         );
-        let old = self.services.get(&name);
+        let is_known = old.is_some();
         let mut draft = Draft::new(&mut self.pools);
         let drafted = check_frontends(self.capacity, &self.v4, &claims.0)
             .and_then(|()| check_frontends(self.capacity, &self.v6, &claims.1))
@@ -143,7 +151,8 @@ impl Planner {
             Ok(ports) => {
                 let (ops, freed) = draft.finish();
                 freed.into_iter().for_each(|freed| self.quarantine.hold(freed, now));
-                Ok(self.commit(&name, ports, claims, ops, now))
+                let old = is_known.then(|| self.services.remove(&name)).flatten();
+                Ok(self.commit(&name, old.unwrap_or_default(), ports, claims, ops, now))
             }
             Err(shortage) => {
                 draft.undo();
@@ -156,12 +165,13 @@ impl Planner {
     fn commit(
         &mut self,
         name: &Arc<ObjectName>,
+        old: Installed,
         ports: Vec<Port>,
         claims: (Claims<V4>, Claims<V6>),
         ops: Vec<Op>,
         now: Duration,
     ) -> Planned {
-        let old = self.services.remove(name).unwrap_or_default();
+        self.ports = self.ports + ports.len() - old.ports.len();
         let mut planned = Planned { ops, ..Planned::default() };
         let waits_v4 = self.hand_over(name, &old, claims.0, &mut planned, now);
         let waits_v6 = self.hand_over(name, &old, claims.1, &mut planned, now);
@@ -205,7 +215,7 @@ impl Planner {
             held: self.quarantine.held(shortage.map),
             capacity: match shortage.map {
                 Map::Services => self.capacity.services,
-                Map::BackendsV4 | Map::BackendsV6 => self.capacity.backends,
+                Map::Backends => self.capacity.backends,
                 Map::Slots => self.capacity.slots,
                 Map::SourcesV4 | Map::SourcesV6 => self.capacity.sources,
                 Map::FrontendsV4 | Map::FrontendsV6 => self.capacity.frontends,

@@ -1,5 +1,8 @@
 //! How full the maps are that plans fill. The planner knows without reading them.
 
+use millrace_common::address::Family;
+use millrace_common::backend::V6_PLACES;
+
 use super::Planner;
 use super::outcome::Map;
 
@@ -10,13 +13,13 @@ pub struct Occupancy {
     pub maps: Vec<MapRoom>,
     /// Services that have rows.
     pub services: u32,
-    /// Their ports: rows of `services`.
+    /// Their ports.
     pub service_ports: u32,
     /// The first service id that no port ever had: above it there are no counts.
     pub service_ids_end: u32,
     /// Rows of `frontends_v4` and `frontends_v6`.
     pub frontends: [u32; 2],
-    /// Rows of `backends_v4` and `backends_v6` that are not gone.
+    /// Backends that are not gone, of IPv4 and of IPv6.
     pub backends: [u32; 2],
 }
 
@@ -40,14 +43,12 @@ impl Planner {
         let taken = |map: Map, ids: u32, free: u32| {
             ids.saturating_sub(free).saturating_sub(self.quarantine.held(map))
         };
-        // Backend 0 is never given out.
-        let backend_ids = capacity.backends.saturating_sub(1);
-        let services = taken(Map::Services, capacity.services, pools.services.free());
+        let services = taken(Map::Services, capacity.services, pools.names.free());
         let slots = taken(Map::Slots, capacity.slots, pools.slots.free());
-        let backends = [
-            taken(Map::BackendsV4, backend_ids, pools.v4.free()),
-            taken(Map::BackendsV6, backend_ids, pools.v6.free()),
-        ];
+        let backends = [Family::V4, Family::V6].map(|family| {
+            pools.backends.given(family).saturating_sub(self.quarantine.held_backends(family))
+        });
+        let places = backends[0].saturating_add(backends[1].saturating_mul(V6_PLACES));
         let sources = [
             taken(Map::SourcesV4, capacity.sources, pools.sources_v4.free()),
             taken(Map::SourcesV6, capacity.sources, pools.sources_v6.free()),
@@ -59,14 +60,13 @@ impl Planner {
                 room(Map::Services, services, capacity.services),
                 room(Map::FrontendsV4, frontends[0], capacity.frontends),
                 room(Map::FrontendsV6, frontends[1], capacity.frontends),
-                room(Map::BackendsV4, backends[0], capacity.backends),
-                room(Map::BackendsV6, backends[1], capacity.backends),
+                room(Map::Backends, places, capacity.backends),
                 room(Map::Slots, slots, capacity.slots),
                 room(Map::SourcesV4, sources[0], capacity.sources),
                 room(Map::SourcesV6, sources[1], capacity.sources),
             ],
             services: rows(self.services.len()),
-            service_ports: services,
+            service_ports: rows(self.ports),
             service_ids_end: pools.services.next(),
             frontends,
             backends,

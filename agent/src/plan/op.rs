@@ -11,11 +11,11 @@ use millrace_common::service::ServiceRow;
 pub enum Op {
     /// `traffic[id] = 0`: the id is given to a service port that has had no traffic.
     NoTraffic(u32),
-    /// `services[id] = row`, or delete. (In a box: the others are much smaller.)
+    /// Names of a service id, or delete. (In a box: the others are much smaller.)
     Service(u32, Option<Box<ServiceRow>>),
-    /// `backends_v4[id] = row`.
+    /// `backends[id] = row`, of IPv4.
     BackendV4(u32, Backend<V4>),
-    /// `backends_v6[id] = row`.
+    /// `backends[id] = row`, of IPv6.
     BackendV6(u32, Backend<V6>),
     /// `slots[first..] = backend ids`.
     Slots(u32, Vec<u32>),
@@ -34,9 +34,9 @@ pub enum Op {
 pub struct Snapshot {
     /// `services`.
     pub services: Vec<(u32, ServiceRow)>,
-    /// `backends_v4`: rows ever used (generation above 0), gone ones included.
+    /// `backends`: IPv4 ones there ever were (generation above 0), gone ones included; by id.
     pub backends_v4: Vec<(u32, Backend<V4>)>,
-    /// `backends_v6`: likewise.
+    /// Likewise of IPv6.
     pub backends_v6: Vec<(u32, Backend<V6>)>,
     /// `slots`: the whole array.
     pub slots: Vec<u32>,
@@ -53,9 +53,9 @@ pub struct Snapshot {
 /// How many rows each map holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Capacity {
-    /// `services`.
+    /// `services`: one for each service port, more for one with long names.
     pub services: u32,
-    /// `backends_v4` and `backends_v6`, each. Id 0 is never used.
+    /// `backends`: places, of which a backend of IPv6 takes two. Place 0 is never used.
     pub backends: u32,
     /// `slots`.
     pub slots: u32,
@@ -66,14 +66,15 @@ pub struct Capacity {
 }
 
 impl Default for Capacity {
-    /// Room for 100 000 services and 500 000 backends; some 35 MiB of kernel memory when full of
-    /// neither (arrays are allocated up front, hashes grow).
+    /// Room for 100 000 services and 500 000 backends; some 24 MiB of kernel memory when full of
+    /// neither. Arrays are allocated up front, and of a hash map 16 bytes for each row it may have,
+    /// that number rounded up to a power of two: these are a little less than one.
     fn default() -> Self {
         Self {
-            services: 262_144,
+            services: 130_000,
             backends: 524_288,
-            slots: 2_097_152,
-            frontends: 524_288,
+            slots: 1_000_000,
+            frontends: 260_000,
             sources: 65_536,
         }
     }

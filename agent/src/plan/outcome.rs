@@ -68,10 +68,8 @@ impl fmt::Display for Conflict {
 pub enum Map {
     /// `services`.
     Services,
-    /// `backends_v4`.
-    BackendsV4,
-    /// `backends_v6`.
-    BackendsV6,
+    /// `backends`.
+    Backends,
     /// `slots`.
     Slots,
     /// `source_ranges_v4`.
@@ -89,8 +87,7 @@ impl Map {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Services => "services",
-            Self::BackendsV4 => "backends_v4",
-            Self::BackendsV6 => "backends_v6",
+            Self::Backends => "backends",
             Self::Slots => "slots",
             Self::SourcesV4 => "source_ranges_v4",
             Self::SourcesV6 => "source_ranges_v6",
@@ -102,7 +99,7 @@ impl Map {
     pub const fn flag(self) -> &'static str {
         match self {
             Self::Services => "--max-services",
-            Self::BackendsV4 | Self::BackendsV6 => "--max-backends",
+            Self::Backends => "--max-backends",
             Self::Slots => "--max-slots",
             Self::SourcesV4 | Self::SourcesV6 => "--max-source-ranges",
             Self::FrontendsV4 | Self::FrontendsV6 => "--max-frontends",

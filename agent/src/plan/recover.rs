@@ -5,7 +5,7 @@
 //! knows whose it is, deleted; then source ranges of nobody are deleted and backends of nobody are
 //! marked gone, then names of nobody go.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use millrace_common::address::{Family, Protocol};
@@ -20,6 +20,7 @@ use super::grace::Freed;
 use super::ids::{BackendIds, Ids};
 use super::op::{Capacity, Op, Snapshot};
 use super::rows::{BackendRow, Port, Rows};
+use crate::hash::HashMap;
 use crate::model::desired::{BackendAddress, List};
 use crate::model::sources::Range;
 use crate::source::ObjectName;
@@ -30,7 +31,7 @@ pub(super) fn recover(capacity: Capacity, snapshot: Snapshot) -> (Planner, Vec<O
         planner: Planner::new(capacity),
         slots: snapshot.slots,
         ports: BTreeMap::new(),
-        blocks: HashMap::new(),
+        blocks: HashMap::default(),
         frontend_repairs: Vec::new(),
         source_repairs: Vec::new(),
         backend_repairs: Vec::new(),
@@ -38,9 +39,8 @@ pub(super) fn recover(capacity: Capacity, snapshot: Snapshot) -> (Planner, Vec<O
     };
     recovery.services(snapshot.services);
     let v4 = recovery.backends(snapshot.backends_v4, capacity.backends);
-    recovery.planner.pools.v4 = v4;
     let v6 = recovery.backends(snapshot.backends_v6, capacity.backends);
-    recovery.planner.pools.v6 = v6;
+    recovery.planner.pools.backends = BackendIds::with(capacity.backends, &v4, &v6);
     recovery.frontends(snapshot.frontends_v4);
     recovery.frontends(snapshot.frontends_v6);
     recovery.sources(snapshot.sources_v4);
@@ -81,35 +81,42 @@ impl Recovery {
         for (id, row) in rows {
             let name = ObjectName::new(row.namespace(), row.name());
             // The canary's namespace is empty; a damaged one reads as if it were.
-            let has_namespace = !name.namespace.is_empty() || row.lengths[0] == 0;
+            let has_namespace = !name.namespace.is_empty() || !row.has_namespace();
             let readable = has_namespace && !name.name.is_empty();
-            let protocol = Protocol::from_number(row.protocol).filter(|_| readable);
+            let protocol = Protocol::from_number(row.protocol()).filter(|_| readable);
             let port_name: Box<str> = row.port_name().into();
             let usable = protocol
                 .filter(|_| (1..end).contains(&id))
                 .filter(|protocol| known.insert((name.clone(), port_name.clone(), *protocol)));
             if (1..end).contains(&id) {
                 taken.insert(id);
+                self.planner.pools.names.take(row.parts());
             }
             let Some(protocol) = usable else {
                 self.service_repairs.push(Op::Service(id, None));
                 if taken.contains(&id) {
-                    self.planner.quarantine.hold_recovered(Freed::Service(id));
+                    self.planner.quarantine.hold_recovered(Freed::Service(id, row.parts()));
                 }
                 continue;
             };
             let name = names.entry(name.clone()).or_insert_with(|| Arc::new(name));
             let (v4, v6) = (Rows::default(), Rows::default());
-            let port = Port { id, name: port_name, protocol, v4, v6 };
+            let rows = row.parts();
+            let port = Port { id, rows, name: port_name, protocol, v4, v6 };
             self.ports.insert(id, (Arc::clone(name), port));
         }
         self.planner.pools.services = Ids::without(end, &taken);
     }
 
     /// Backends go to their ports; those of nobody are gone.
-    fn backends<A: PerFamily>(&mut self, rows: Vec<(u32, Backend<A>)>, end: u32) -> BackendIds {
+    /// Returns the ids that were ever given out, in their order, with their generations.
+    fn backends<A: PerFamily>(
+        &mut self,
+        rows: Vec<(u32, Backend<A>)>,
+        end: u32,
+    ) -> Vec<(u32, u32)> {
         let rows: BTreeMap<u32, Backend<A>> = rows.into_iter().collect();
-        let mut found: HashMap<u32, Vec<BackendRow<A>>> = HashMap::new();
+        let mut found: HashMap<u32, Vec<BackendRow<A>>> = HashMap::default();
         let mut used = Vec::with_capacity(rows.len());
         for (id, row) in rows.range(1..end.max(1)) {
             used.push((*id, row.generation));
@@ -131,7 +138,7 @@ impl Recovery {
                 A::rows_mut(port).backends = backends.into();
             }
         }
-        BackendIds::with(end, &used)
+        used
     }
 
     /// Frontends go to their ports, with the blocks they name.
@@ -176,7 +183,7 @@ impl Recovery {
 
     /// Source ranges go to their ports.
     fn sources<A: PerFamily>(&mut self, keys: Vec<SourceKey<A>>) {
-        let mut found: HashMap<u32, Vec<Range<A>>> = HashMap::new();
+        let mut found: HashMap<u32, Vec<Range<A>>> = HashMap::default();
         for key in keys {
             let service = u32::from_be_bytes(key.net.service);
             let length =
@@ -235,6 +242,7 @@ impl Recovery {
 
     fn finish(self) -> (Planner, Vec<Op>) {
         let mut planner = self.planner;
+        planner.ports = self.ports.len();
         for (name, port) in self.ports.into_values() {
             planner.services.entry(name).or_default().ports.push(port);
         }

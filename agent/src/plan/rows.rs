@@ -20,9 +20,11 @@ pub(super) struct Installed {
     pub(super) waits_v6: Vec<FrontendKey<V6>>,
 }
 
-/// One port of it: a row of `services`.
+/// One port of it: an entry of `services`.
 pub(super) struct Port {
     pub(super) id: u32,
+    /// Rows that its names take.
+    pub(super) rows: u32,
     pub(super) name: Box<str>,
     pub(super) protocol: Protocol,
     pub(super) v4: Rows<V4>,
@@ -64,6 +66,12 @@ impl<A> Default for Rows<A> {
 }
 
 impl<A: PerFamily> Rows<A> {
+    /// Whether there is nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        // Blocks are of backends.
+        self.backends.is_empty() && self.frontends.is_empty() && self.sources.is_empty()
+    }
+
     /// The frontend's row, if it has one.
     pub(super) fn frontend(&self, key: &FrontendKey<A>) -> Option<&Frontend> {
         let index = self.frontends.binary_search_by(|(known, _)| known.cmp(key)).ok()?;
@@ -79,6 +87,9 @@ impl<A: PerFamily> Rows<A> {
 
     /// Blocks named before that are not any more.
     pub(super) fn freed_blocks(&self, before: &BTreeSet<(u32, u32)>) -> Vec<Freed> {
+        if before.is_empty() {
+            return Vec::new();
+        }
         let freed = before.difference(&self.blocks()).copied().collect::<Vec<_>>();
         freed.into_iter().map(|(first, count)| Freed::Slots(SlotRange { first, count })).collect()
     }

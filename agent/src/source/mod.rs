@@ -63,6 +63,12 @@ impl ObjectName {
     }
 }
 
+impl AsRef<Self> for ObjectName {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.namespace.is_empty() {

@@ -11,6 +11,7 @@ use millrace_common::frontend::{Frontend, FrontendKey};
 use millrace_common::node::{DeviceRow, NodeFamily, NodeRow, SourceKey};
 use millrace_common::packet::frame::Frame;
 use millrace_common::packet::tables::{Shared, Table, Tables};
+use millrace_common::row::Pair;
 use millrace_common::select;
 
 use super::rows::{PacketRows, Put};
@@ -31,7 +32,7 @@ impl<A: PacketRows, const SWIFT: bool> select::Tables<A> for Hook<'_, SWIFT> {
     }
     #[inline(always)]
     fn slot(&self, index: u32) -> Option<u32> {
-        maps::SLOTS.get(index).copied()
+        maps::SLOTS.get(Pair::<u32>::row_of(index)).map(|pair| pair.get(index))
     }
     #[inline(always)]
     fn backend(&self, id: u32) -> Option<Backend<A>> {

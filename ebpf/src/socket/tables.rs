@@ -3,9 +3,10 @@
 use aya_ebpf::bindings::BPF_ANY;
 use millrace_common::address::{Address, Be16, V4, V6};
 use millrace_common::affinity::{AffinityEntry, AffinityKey, Client};
-use millrace_common::backend::Backend;
+use millrace_common::backend::{Backend, BackendPair};
 use millrace_common::frontend::{Frontend, FrontendKey};
 use millrace_common::node::{NodeFamily, NodeRow, node};
+use millrace_common::row::Pair;
 use millrace_common::select::{Sockets, Tables};
 
 use crate::config;
@@ -32,7 +33,7 @@ impl Rows for V4 {
     }
     #[inline(always)]
     fn backend(id: u32) -> Option<Backend<Self>> {
-        maps::BACKENDS_V4.get(id).copied()
+        maps::BACKENDS.get(BackendPair::row_of(id)).map(|pair| pair.get(id))
     }
     #[inline(always)]
     fn of_node(row: &NodeRow) -> &NodeFamily<Self> {
@@ -48,7 +49,7 @@ impl Rows for V6 {
     }
     #[inline(always)]
     fn backend(id: u32) -> Option<Backend<Self>> {
-        maps::BACKENDS_V6.get(id).copied()
+        maps::BACKENDS.get(BackendPair::row_of(id)).map(|pair| *pair.as_v6())
     }
     #[inline(always)]
     fn of_node(row: &NodeRow) -> &NodeFamily<Self> {
@@ -66,7 +67,7 @@ impl<A: Rows> Tables<A> for Kernel<'_> {
     }
     #[inline(always)]
     fn slot(&self, index: u32) -> Option<u32> {
-        maps::SLOTS.get(index).copied()
+        maps::SLOTS.get(Pair::<u32>::row_of(index)).map(|pair| pair.get(index))
     }
     #[inline(always)]
     fn backend(&self, id: u32) -> Option<Backend<A>> {

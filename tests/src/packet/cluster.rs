@@ -6,7 +6,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use millrace_common::address::{Address, Be16, Family, V4, V6};
-use millrace_common::backend::{Backend, state};
+use millrace_common::backend::{Backend, V6_PLACES, state};
 use millrace_common::frontend::{Frontend, FrontendKey, Kind, SlotRange, flags};
 use millrace_common::node::{
     DeviceRow, NodeFamily, NodeRow, Prefix, SERVICE_CIDRS, SourceKey, device, node,
@@ -201,7 +201,7 @@ pub fn twin(address: Ipv4Addr) -> Ipv6Addr {
 
 /// The number that a Service port's rows have in a family.
 pub fn number<A: Address>(id: u32) -> u32 {
-    if A::FAMILY == Family::V4 { id } else { V6_BASE + id }
+    if A::FAMILY == Family::V4 { id } else { V6_BASE + V6_PLACES * id }
 }
 
 /// A node of the cluster, at rest.
@@ -274,7 +274,7 @@ fn add<A: Host>(node: &mut Node, port: &Port) {
         address: A::of(port.backend.0),
         port: Be16::new(port.backend.1),
         state: state::CLUSTER | state::LOCAL | state::SERVING,
-        pad: 0,
+        family: A::FAMILY as u8,
         generation: 1,
         service: if port.id == BROKEN.id { id + 1 } else { id },
     };

@@ -271,7 +271,7 @@ impl Drop for Kernel {
 }
 
 fn is_array(name: &str) -> bool {
-    matches!(name, "backends_v4" | "backends_v6" | "slots" | "node" | "traffic")
+    matches!(name, "backends" | "slots" | "node" | "traffic")
 }
 
 /// A network namespace for the calling thread alone, with [`DEVICES`] in it.

@@ -1,14 +1,15 @@
 //! A node's rows as bytes, map by map: what is written to the kernel's maps, and what is compared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::mem::offset_of;
 
 use millrace_common::address::{V4, V6};
 use millrace_common::affinity::{AffinityEntry, NS_PER_SEC};
+use millrace_common::backend::{Backend, BackendPair, V6_PLACES};
 use millrace_common::flow::{Flow, FlowKey};
 use millrace_common::fragment::{Fragment, Parked};
-use millrace_common::row::Row;
+use millrace_common::row::{Pair, Row};
 
 use super::node::{InNode, Node, Rows};
 
@@ -18,11 +19,10 @@ pub type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 pub type Maps = BTreeMap<&'static str, Map>;
 
 /// Maps that the agent fills.
-pub const CONFIGURED: [&str; 9] = [
+pub const CONFIGURED: [&str; 8] = [
     "frontends_v4",
     "frontends_v6",
-    "backends_v4",
-    "backends_v6",
+    "backends",
     "source_ranges_v4",
     "source_ranges_v6",
     "slots",
@@ -50,14 +50,26 @@ impl Node {
     /// What the agent has written.
     pub fn configured(&self) -> Maps {
         let mut maps = Maps::new();
-        let names = ["frontends_v4", "backends_v4", "source_ranges_v4"];
+        let names = ["frontends_v4", "source_ranges_v4"];
         maps.extend(names.into_iter().zip(V4::configured(&self.v4)));
-        let names = ["frontends_v6", "backends_v6", "source_ranges_v6"];
+        let names = ["frontends_v6", "source_ranges_v6"];
         maps.extend(names.into_iter().zip(V6::configured(&self.v6)));
-        maps.insert("slots", bytes(self.slots.iter()));
+        maps.insert("backends", bytes(self.backends().iter()));
+        maps.insert("slots", bytes(pairs(&self.slots, 0).iter()));
         maps.insert("devices", bytes(self.devices.iter()));
         maps.insert("node", bytes(self.row.iter().map(|row| (&0_u32, row))));
         maps
+    }
+
+    /// Both families' backends, as they lie in their map.
+    fn backends(&self) -> BTreeMap<u32, BackendPair> {
+        let none = Backend::from_bytes(&[0; size_of::<Backend<V4>>()]).expect("its own size");
+        let mut rows = pairs(&self.v4.backends, none);
+        for (id, row) in &self.v6.backends {
+            let before = rows.insert(BackendPair::row_of(*id), BackendPair::from(*row));
+            assert!(before.is_none() && id % V6_PLACES == 0, "place {id} cannot be IPv6's");
+        }
+        rows
     }
 
     /// What packets have left.
@@ -76,8 +88,8 @@ impl Node {
 
 /// The rows that go by a family's addresses, of which bytes can be had.
 pub trait Rowed: InNode {
-    /// Frontends, backends, source ranges.
-    fn configured(rows: &Rows<Self>) -> [Map; 3];
+    /// Frontends, source ranges.
+    fn configured(rows: &Rows<Self>) -> [Map; 2];
     /// Established flows, half-open flows, fragments.
     fn left(rows: &Rows<Self>) -> [Map; 3];
 }
@@ -85,9 +97,9 @@ pub trait Rowed: InNode {
 macro_rules! rowed {
     ($family:ty) => {
         impl Rowed for $family {
-            fn configured(rows: &Rows<Self>) -> [Map; 3] {
+            fn configured(rows: &Rows<Self>) -> [Map; 2] {
                 let ranges = rows.source_ranges.iter().map(|range| (range, &1_u32));
-                [bytes(rows.frontends.iter()), bytes(rows.backends.iter()), bytes(ranges)]
+                [bytes(rows.frontends.iter()), bytes(ranges)]
             }
             fn left(rows: &Rows<Self>) -> [Map; 3] {
                 let fragments = rows.fragments.borrow();
@@ -100,6 +112,16 @@ macro_rules! rowed {
 
 rowed!(V4);
 rowed!(V6);
+
+/// Places as they lie in the rows of an array.
+fn pairs<T: Row>(places: &HashMap<u32, T>, none: T) -> BTreeMap<u32, Pair<T>> {
+    let mut rows = BTreeMap::new();
+    for (place, value) in places {
+        let row = rows.entry(Pair::<T>::row_of(*place)).or_insert(Pair([none; 2]));
+        *row.get_mut(*place) = *value;
+    }
+    rows
+}
 
 fn bytes<'a, K: Row, V: Row>(rows: impl Iterator<Item = (&'a K, &'a V)>) -> Map {
     rows.map(|(key, value)| (key.as_bytes().to_vec(), value.as_bytes().to_vec())).collect()

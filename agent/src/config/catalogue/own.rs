@@ -78,9 +78,14 @@ pub(super) const FIELDS: &[Field] = &[
         .flags(&[overrides("--cgroup-root")]),
     field("bpffs", Text, "", "directory on a BPF file system to pin in; else found")
         .flags(&[overrides("--bpffs")]),
-    field("maxServices", ROWS, "", "service ports there is room for")
-        .flags(&[overrides("--max-services")]),
-    field("maxBackends", ROWS, "", "backends there is room for, of each IP family")
+    field(
+        "maxServices",
+        ROWS,
+        "",
+        "service ports there is room for; one with long names counts for up to four",
+    )
+    .flags(&[overrides("--max-services")]),
+    field("maxBackends", ROWS, "", "backends there is room for; one of IPv6 counts for two")
         .flags(&[overrides("--max-backends")]),
     field("maxSlots", ROWS, "", "places in lists of backends there is room for")
         .flags(&[overrides("--max-slots")]),

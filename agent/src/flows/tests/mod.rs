@@ -74,8 +74,8 @@ impl FlowRows<V4> for Rows {
     }
     fn backend(&self, id: u32) -> Result<Option<Backend<V4>>> {
         let state = if id == SERVING { state::SERVING } else { state::GONE };
-        let address = V4::default();
-        Ok(Some(Backend { address, port: Be16::new(1), state, pad: 0, generation: 1, service: 1 }))
+        let (address, port) = (V4::default(), Be16::new(1));
+        Ok(Some(Backend { port, state, family: 4, generation: 1, service: 1, address }))
     }
     fn step(
         &self,

@@ -8,7 +8,7 @@ fn tight(map: Map) -> Capacity {
     let mut capacity = ROOMY;
     match map {
         Map::Services => capacity.services = 1,
-        Map::BackendsV4 | Map::BackendsV6 => capacity.backends = 4,
+        Map::Backends => capacity.backends = 4,
         Map::Slots => capacity.slots = 3,
         Map::SourcesV4 | Map::SourcesV6 => capacity.sources = 3,
         Map::FrontendsV4 | Map::FrontendsV6 => capacity.frontends = 1,
@@ -24,8 +24,8 @@ fn a_service_that_does_not_fit_is_refused_whole_and_told_why() {
             "it needs 1 more rows of map services, which has 0 of 1 free; raise --max-services",
         ),
         (
-            Map::BackendsV4,
-            "it needs 2 more rows of map backends_v4, which has 1 of 4 free; raise --max-backends",
+            Map::Backends,
+            "it needs 2 more rows of map backends, which has 1 of 4 free; raise --max-backends",
         ),
         (
             Map::Slots,

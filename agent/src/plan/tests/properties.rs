@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use millrace_common::address::Family;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -62,12 +63,13 @@ fn check_occupancy(bench: &Bench) {
     let used: BTreeMap<&str, usize> =
         occupancy.maps.iter().map(|map| (map.name, map.used as usize)).collect();
     let maps = &bench.maps;
+    let backends_v4 = maps.v4.backends.values().filter(|row| row.state != 0).count();
+    let backends_v6 = maps.v6.backends.values().filter(|row| row.state != 0).count();
     let held = BTreeMap::from([
         ("services", maps.services.len()),
         ("frontends_v4", maps.v4.frontends.len()),
         ("frontends_v6", maps.v6.frontends.len()),
-        ("backends_v4", maps.v4.backends.values().filter(|row| row.state != 0).count()),
-        ("backends_v6", maps.v6.backends.values().filter(|row| row.state != 0).count()),
+        ("backends", backends_v4 + 2 * backends_v6),
         ("slots", slots_in_use(maps).len()),
         ("source_ranges_v4", maps.v4.sources.len()),
         ("source_ranges_v6", maps.v6.sources.len()),
@@ -195,8 +197,9 @@ proptest! {
         bench.plan(&Desired::absent(name("a")));
         let pools = &bench.planner.pools;
         prop_assert_eq!(pools.services.free(), capacity.services);
-        prop_assert_eq!(pools.v4.free(), capacity.backends - 1);
-        prop_assert_eq!(pools.v6.free(), capacity.backends - 1);
+        prop_assert_eq!(pools.names.free(), capacity.services);
+        let given = [Family::V4, Family::V6].map(|family| pools.backends.given(family));
+        prop_assert_eq!(given, [0, 0]);
         prop_assert_eq!(pools.slots.free(), capacity.slots);
         prop_assert_eq!(pools.sources_v4.free(), capacity.sources);
         prop_assert_eq!(pools.sources_v6.free(), capacity.sources);

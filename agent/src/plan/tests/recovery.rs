@@ -1,6 +1,7 @@
 //! Recovery of maps that contradict themselves.
 
 use millrace_common::backend::state;
+use millrace_common::service::{PART_BYTES, ServicePart};
 use proptest::prelude::*;
 
 use super::world::{from_scratch, last, settle, steps};
@@ -85,7 +86,7 @@ fn damage_service(maps: &mut Maps, damage: &Damage, index: &prop::sample::Index)
             let twin = *row;
             maps.services.insert(id + 50, twin);
         }
-        _ => row.lengths = [255; 3],
+        _ => row.set_part(0, &ServicePart([255; PART_BYTES])),
     }
 }
 

@@ -66,6 +66,10 @@ impl Raw {
 }
 
 fn decode<T: for<'a> Deserialize<'a>>(text: &str) -> Result<T, String> {
+    // To keep track of the path costs time: only what fails is read with it.
+    if let Ok(decoded) = serde_json::from_str(text) {
+        return Ok(decoded);
+    }
     let mut reader = serde_json::Deserializer::from_str(text);
     serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();

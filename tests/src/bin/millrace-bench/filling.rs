@@ -32,19 +32,18 @@ pub fn run(services: &str, endpoints_each: &str) -> Result<()> {
     let load = fill(shape, &Pins::new(&bpffs));
     // Whatever happened, nothing of it stays.
     let removed = Pins::new(&bpffs).remove_all();
-    let load = load?;
     removed.context("remove the maps")?;
-    if bpffs.exists() {
-        std::fs::remove_dir_all(&bpffs).with_context(|| format!("remove {}", bpffs.display()))?;
-    }
+    std::fs::remove_dir_all(&bpffs).with_context(|| format!("remove {}", bpffs.display()))?;
+    let load = load?;
     println!("{}", serde_json::to_string(&load)?);
     Ok(())
 }
 
 fn fill(shape: Shape, pins: &Pins) -> Result<Load> {
-    let backends = shape.endpoints() + shape.endpoints() / 10;
+    let room = shape.endpoints() + shape.endpoints() / 10;
     let default = Capacity::default();
-    let capacity = Capacity { backends: default.backends.max(backends), ..default };
+    let (backends, slots) = (default.backends.max(room), default.slots.max(room));
+    let capacity = Capacity { backends, slots, ..default };
     let flows = FlowCapacity { established: 1024, half_open: 1024 };
     let packets = PacketBuild::of_this_kernel();
     let settings = Settings { capacity, flows, node_netns_cookie: 0, packets };

@@ -177,9 +177,10 @@ impl Site {
         let api = ApiServer::start_in(node)?;
         api.put(manifest::node(node, &[Family::V4, Family::V6], None));
         api.put_all(shape.entries().flat_map(|entry| entry.objects(shape.families())));
-        let room = format!("--max-backends={}", shape.endpoints() + shape.endpoints() / 10);
-        let more: &[&str] =
-            if shape.endpoints() > DEFAULT_ENDPOINTS { &[room.as_str()] } else { &[] };
+        let room = shape.endpoints() + shape.endpoints() / 10;
+        let room = [format!("--max-backends={room}"), format!("--max-slots={room}")];
+        let room = [room[0].as_str(), room[1].as_str()];
+        let more: &[&str] = if shape.endpoints() > DEFAULT_ENDPOINTS { &room } else { &[] };
         let source = Source::ApiServer(api.url());
         let begun = std::time::Instant::now();
         self.agent = Some(Agent::start_with(node, &source, more)?.quiet());
