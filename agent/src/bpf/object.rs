@@ -24,7 +24,7 @@ use super::sys::{self, MapShape};
 use crate::plan::op::Capacity;
 
 /// The BPF object, built by `cargo xtask build`.
-static OBJECT: &[u8] = include_bytes_aligned!(env!("MILLRACE_EBPF_OBJ"));
+pub static OBJECT: &[u8] = include_bytes_aligned!(env!("MILLRACE_EBPF_OBJ"));
 
 /// Lines of the verifier's log that are worth showing: its end.
 const VERIFIER_LOG_LINES: usize = 30;
