@@ -80,8 +80,11 @@ fn ready_is_who_translates_through_every_hook() -> Result<()> {
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
     ensure!(text.contains("Canary:  translated by 12 of 12 hooks"), "{text}");
     // It is nobody's business besides.
-    let services = world.agent("n1").services_json()?;
-    ensure!(services.as_array().map(Vec::len) == Some(2), "{services}");
+    wait::until("both ports and nothing else to be served", CHANGE_TIMEOUT, || {
+        let services = world.agent("n1").services_json()?;
+        ensure!(services.as_array().map(Vec::len) == Some(2), "{services}");
+        Ok(())
+    })?;
     let told = world.agent("n1").status_json()?;
     let used = told["maps"].as_array().context("maps")?;
     let services = used.iter().find(|map| map["name"] == "services").context("services")?;

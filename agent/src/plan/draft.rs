@@ -257,8 +257,11 @@ impl<'p> Draft<'p> {
         wanted.retain(|(_, state)| *state & (state::CLUSTER | state::LOCAL) != 0);
         let needed = u32::try_from(wanted.len()).unwrap_or(u32::MAX).saturating_mul(A::PLACES);
         let free = self.pools.backends.free(A::FAMILY).saturating_mul(A::PLACES);
+        let shortage = Shortage { map: Map::Backends, needed, free };
+        if needed > free {
+            return Err(shortage);
+        }
         for (place, state) in wanted {
-            let shortage = Shortage { map: Map::Backends, needed, free };
             let id = self.pools.backends.take(A::FAMILY).ok_or(shortage)?;
             self.taken.push(A::freed_backend(id));
             let row = BackendRow { place, id, state };

@@ -165,7 +165,17 @@ impl BackendIds {
     pub(super) fn undo(&mut self, family: Family, id: u32) {
         let generation = self.generation_mut(family, id);
         *generation = generation.wrapping_sub(1);
-        self.returned_mut(family).free.push_front(id);
+        let was_new = *generation == 0;
+        match family {
+            // Either family's again: else what did not fit would have taken it from the other.
+            Family::V4 if was_new && id + 1 == self.low => self.low = id,
+            Family::V6 if was_new && id == self.high => {
+                // The last place of an odd number of them is too small for IPv6.
+                let above = id + V6_PLACES;
+                self.high = if above + 1 == self.places { self.places } else { above };
+            }
+            _ => self.returned_mut(family).free.push_front(id),
+        }
     }
 
     /// The generation of an id that was given out.
@@ -290,6 +300,24 @@ mod tests {
             while ids.take(v6).is_some() {}
             assert_eq!(ids.take(v4), Some(5));
             assert_eq!(ids.take(v4), None);
+        }
+    }
+
+    #[test]
+    fn what_did_not_fit_has_taken_nothing_from_the_other_family() {
+        for places in 8..12_u32 {
+            for (family, other) in [(Family::V4, Family::V6), (Family::V6, Family::V4)] {
+                let mut ids = BackendIds::new(places);
+                let first = ids.take(family).unwrap();
+                ids.put_back(family, first);
+                let before = [ids.free(family), ids.free(other)];
+                let taken = std::iter::from_fn(|| ids.take(family)).collect::<Vec<_>>();
+                assert_eq!(taken.len() as u32, before[0]);
+                taken.iter().rev().for_each(|id| ids.undo(family, *id));
+                assert_eq!([ids.free(family), ids.free(other)], before, "of {places}");
+                let again = std::iter::from_fn(|| ids.take(family)).collect::<Vec<_>>();
+                assert_eq!(again, taken);
+            }
         }
     }
 
