@@ -202,6 +202,7 @@ struct Loaded {
 impl Loaded {
     /// Look at the node, become the owner, load.
     fn new(config: &Effective) -> Result<Self> {
+        environment::use_small_pages();
         environment::check()?;
         environment::lift_memory_limit()?;
         let cgroup_root = environment::cgroup_root(config.cgroup_root.as_deref())?;
