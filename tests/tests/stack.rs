@@ -51,8 +51,8 @@ impl Instruction {
         }
     }
 
-    /// How far below the frame pointer it reaches, if it uses that: by reading (class 1), by writing
-    /// (2, 3), or by making a pointer of the copy that the instruction before it made.
+    /// How far below the frame pointer it reaches, if it uses that: by reading (class 1), by
+    /// writing (2, 3), or by making a pointer of the copy that the instruction before it made.
     fn depth(&self, before: Option<&Self>) -> i32 {
         let base = match self.opcode & 7 {
             1 => self.source,

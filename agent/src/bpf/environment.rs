@@ -98,8 +98,8 @@ pub fn check() -> Result<(), Missing> {
     }
 }
 
-/// Have memory in pages of the ordinary size. The allocator would ask for huge ones, each of which a
-/// few bytes in use keep whole: with 1 000 Services 62 MiB instead of 51, and no faster.
+/// Have memory in pages of the ordinary size. The allocator would ask for huge ones, each of which
+/// a few bytes in use keep whole: with 1 000 Services 62 MiB instead of 51, and no faster.
 pub fn use_small_pages() {
     // SAFETY: takes numbers. It fails only where there are no huge pages.
     let _ = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
