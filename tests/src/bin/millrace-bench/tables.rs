@@ -1,6 +1,5 @@
 //! What was found as tables of text, for the terminal and for pages alike. Pure.
 
-use crate::real::seen_before;
 use crate::result::{Group, ProgramCost, Real, Row, Run};
 
 /// A table with what there is to say about it.
@@ -157,15 +156,13 @@ fn real(run: &Run) -> Section {
         "from sending, p50 ms",
         "CPU ms",
         "failed",
-        "kube-proxy 1.36.2 once",
     ];
     let note = "Fed by a real etcd and kube-apiserver, one process at a time. Start: from the \
                 process' start until the last Service answers, CPU time of whom it starts \
                 included. Change: from the answer to an EndpointSlice's PATCH until a connection \
                 is open that the new endpoint answers, and none after it goes to the old one; \
                 below zero, connections obeyed before that answer was there. CPU for each change \
-                has the pauses in it. The last column was measured on another machine of two \
-                cores, with 4 endpoints a Service.";
+                has the pauses in it.";
     let rows = run.real.iter().map(real_row).collect();
     Section::new("A real kube-proxy, and Millrace, fed by a real API server", &header, rows, note)
 }
@@ -186,7 +183,6 @@ fn real_row(real: &Real) -> Vec<String> {
         or_none(changes.map(|changes| changes.sent_p50_ms), 1),
         or_none(changes.map(|changes| changes.cpu_ms), 1),
         changes.map_or("-".into(), |changes| changes.failed.to_string()),
-        seen_before::text(&real.what, real.services),
     ]
 }
 

@@ -9,7 +9,6 @@
 pub mod given;
 pub mod kube_proxy;
 mod objects;
-pub mod seen_before;
 
 use std::time::{Duration, Instant};
 
