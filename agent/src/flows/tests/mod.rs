@@ -110,6 +110,18 @@ struct Case {
     backend: u32,
 }
 
+/// A TCP connection whose handshake is not complete.
+const HALF_OPEN: Case = Case {
+    protocol: Protocol::Tcp,
+    established: false,
+    is_masqueraded: true,
+    client_seen: seen::PACKET,
+    backend_seen: seen::PACKET,
+    client_idle: 0,
+    backend_idle: 0,
+    backend: SERVING,
+};
+
 fn cases() -> impl Strategy<Value = Case> {
     let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)];
     let idle = || {
@@ -313,16 +325,7 @@ proptest! {
 
 #[test]
 fn a_backend_without_room_for_more_is_reported() {
-    let case = Case {
-        protocol: Protocol::Tcp,
-        established: true,
-        is_masqueraded: true,
-        client_seen: seen::PACKET,
-        backend_seen: seen::PACKET,
-        client_idle: 0,
-        backend_idle: 0,
-        backend: SERVING,
-    };
+    let case = Case { established: true, ..HALF_OPEN };
     let report = |flows: usize, ports: u32| {
         let rows = rows_of(&vec![case.clone(); flows]);
         let mut census = Census::default();

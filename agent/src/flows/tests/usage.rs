@@ -2,18 +2,6 @@
 
 use super::*;
 
-/// A TCP connection whose handshake is not complete.
-const HALF_OPEN: Case = Case {
-    protocol: Protocol::Tcp,
-    established: false,
-    is_masqueraded: true,
-    client_seen: seen::PACKET,
-    backend_seen: seen::PACKET,
-    client_idle: 0,
-    backend_idle: 0,
-    backend: SERVING,
-};
-
 impl Rows {
     /// Packets of the flow `index` come by, one way.
     fn lead(&self, case: &Case, index: u16, by_backend: bool, bytes: u64) {
