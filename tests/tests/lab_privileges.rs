@@ -29,11 +29,16 @@ fn limited(world: &World, bits: u64) -> Agent {
 fn capabilities(pid: u32) -> Result<[u64; 3]> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let set = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let hex = line.with_context(|| format!("no {name} in the status of {pid}"))?;
-        Ok::<_, anyhow::Error>(u64::from_str_radix(hex.trim(), 16)?)
+        let hex = field(&status, name)?;
+        Ok::<_, anyhow::Error>(u64::from_str_radix(hex, 16)?)
     };
     Ok([set("CapPrm:")?, set("CapEff:")?, set("CapBnd:")?])
+}
+
+/// A line of a process' status.
+fn field<'a>(status: &'a str, name: &str) -> Result<&'a str> {
+    let value = status.lines().find_map(|line| line.strip_prefix(name));
+    value.map(str::trim).with_context(|| format!("no {name} in {status}"))
 }
 
 #[test]
@@ -44,6 +49,8 @@ fn three_capabilities_are_enough_to_serve_guard_and_restart() -> Result<()> {
     agent.restart()?;
     let pid = agent.pid().context("it runs")?;
     ensure!(capabilities(pid)? == [THREE; 3], "{:x?}", capabilities(pid)?);
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    ensure!(field(&status, "THP_enabled:")? == "0", "the agent may take huge pages: {status}");
     let canary = agent.status_json()?["agent"]["canary"].clone();
     let scores = canary.as_array().context("the canary's scores")?;
     let all = scores.len() == 12 && scores.iter().all(|score| score["translated"] == true);
