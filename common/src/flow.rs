@@ -68,8 +68,9 @@ impl<A: Address> FlowKey<A> {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Flow<A> {
-    /// OPEN and REPLY: bytes of this direction's packets, IP headers included. First in the row,
-    /// where a map has it aligned: CPUs add to it atomically.
+    /// OPEN and REPLY: bytes of this direction's packets, IP headers included, and padding of the
+    /// wire they came in by. First in the row, where a map has it aligned: CPUs add to it
+    /// atomically.
     pub bytes: Count,
     /// The address that is put in.
     pub address: A,

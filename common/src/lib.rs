@@ -5,8 +5,9 @@
 //! tests exercise is what the kernel runs. No dependencies, no allocation, no I/O.
 //!
 //! In the order of a packet's story: an [`address`] is looked up as a [`frontend`], which leads to
-//! a [`backend`] by the rules of [`select`]; [`affinity`] and [`peer`] are what is remembered,
-//! [`counters`] what is counted, [`service`] what tools need to name things.
+//! a [`backend`] by the rules of [`select`]; [`affinity`], [`peer`] and [`flow`] are what is
+//! remembered, [`filter`] rules out what is not, [`counters`] are what is counted, [`service`] is
+//! what tools need to name things. [`packet`] is the story of those whose sockets are not seen.
 
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
