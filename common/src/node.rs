@@ -62,6 +62,8 @@ pub mod node {
     pub const DETECT_BY_DEVICE: u32 = 1 << 2;
     /// The row was written. (All zero, its prefixes would contain every address.)
     pub const KNOWN: u32 = 1 << 3;
+    /// A device is a bridge's port ([`DeviceRow::bridge`](super::DeviceRow::bridge)).
+    pub const BRIDGED: u32 = 1 << 4;
 }
 
 /// ServiceCIDRs that are told apart, of each family.

@@ -45,8 +45,16 @@ pub fn row(known: &Known<'_>) -> NodeRow {
         Detector::Address if v4.pods == Prefix::NONE && v6.pods == Prefix::NONE => {}
         Detector::Address => bits |= flags::DETECTOR,
     }
+    if has_bridge_port(known.devices) {
+        bits |= flags::BRIDGED;
+    }
     let (first_port, last_port) = known.ports.unwrap_or(NO_PORTS);
     NodeRow { flags: bits, first_port, last_port, v4, v6 }
+}
+
+fn has_bridge_port(devices: &[Device]) -> bool {
+    let mut bridges = devices.iter().filter(|device| device.kind.as_deref() == Some("bridge"));
+    bridges.any(|bridge| devices.iter().any(|device| device.master == Some(bridge.index)))
 }
 
 fn family<A: Address>(

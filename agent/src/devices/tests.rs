@@ -363,3 +363,22 @@ fn the_nodes_row_has_its_detector_and_its_services() {
     let made = known_with(&with(|policy| policy.detect_local = DetectLocal::Off));
     assert_eq!((made.flags, made.v6.address), (flags::KNOWN, V6::ZERO));
 }
+
+#[test]
+fn the_nodes_row_says_whether_there_are_bridges() {
+    let (policy, facts, services) = (Policy::default(), facts(), ServiceNetworks::default());
+    let is_bridged = |all: Vec<Made>| {
+        let all = devices(all);
+        let made = row(&Known {
+            policy: &policy,
+            facts: &facts,
+            devices: &all,
+            ports: None,
+            services: &services,
+        });
+        made.flags & flags::BRIDGED != 0
+    };
+    assert!(!is_bridged(vec![made("cni0", "bridge"), made("veth1", "veth")]), "without a port");
+    assert!(!is_bridged(vec![made("bond0", "bond"), made("eth0", "").master(1)]), "a bond");
+    assert!(is_bridged(vec![made("cni0", "bridge"), made("veth1", "veth").master(1)]));
+}

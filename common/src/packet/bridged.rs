@@ -11,12 +11,15 @@ use super::network::Family;
 use super::tables::{Table, Tables};
 use super::transport::Packet;
 use crate::flow::{FlowKey, side};
+use crate::node::node;
 
 /// Address an answer to the bridge, if it comes in by one of the bridge's ports and goes to
 /// another.
 #[inline(never)]
 pub fn bring_up<A: Family, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) {
-    if s.link_bytes() != ETHERNET_BYTES {
+    // Of every answer this is asked, so the node's row is asked before the device's.
+    let has_bridge = s.node().is_some_and(|row| row.flags & node::BRIDGED != 0);
+    if !has_bridge || s.link_bytes() != ETHERNET_BYTES {
         return;
     }
     let Some(bridge) = s.device().map(|row| row.bridge) else { return };
