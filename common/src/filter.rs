@@ -6,6 +6,9 @@
 //! filter anew, from what is in the tables, and puts that half in force; programs set the bytes of
 //! both.
 //!
+//! A line of the processor's cache is for a pair of addresses, a byte in it for the ports and the
+//! protocol: two pods that connect again and again find it at hand.
+//!
 //! That is safe because an entry is written before its bytes are set, and the agent clears its half
 //! before it reads the tables: an entry that it does not find sets its byte after the clearing. A
 //! filter that nobody fills anew (the agent is dead) rules out less and less, never too much.
@@ -17,6 +20,8 @@ use crate::row::Row;
 /// Bytes of each half; a power of two. Eight times the keys of a node with 16 000 flows, so one
 /// packet in ten of those that are none of ours is looked up there.
 pub const CELLS: usize = 1 << 18;
+/// Bytes that a pair of addresses has; a power of two, and not more than a line of a cache.
+pub const LINE_BYTES: usize = 64;
 
 /// Value of the `flow_filter` map, which has one row.
 #[repr(C)]
@@ -58,8 +63,11 @@ impl<A: Address> FlowKey<A> {
         // what counts is their upper end.
         const MIX: u64 = 0xc2b2_ae3d_27d4_eb4f;
         const SHIFT: u32 = u64::BITS - CELLS.trailing_zeros();
+        const LINE_SHIFT: u32 = u64::BITS - LINE_BYTES.trailing_zeros();
+        const LINE: u32 = LINE_BYTES as u32 - 1;
         let words = core::ptr::from_ref(self).cast::<u32>();
         let mut sum = 0_u64;
+        let mut line = 0;
         for pair in 0..size_of::<Self>() / 8 {
             // SAFETY: a key is made of pairs of aligned words, and has no padding.
             let (low, mut high) = unsafe {
@@ -67,13 +75,15 @@ impl<A: Address> FlowKey<A> {
                 (at.read(), at.add(1).read())
             };
             if pair == size_of::<Self>() / 8 - 1 {
+                // The addresses are done.
+                line = (sum >> SHIFT) as u32 & !LINE;
                 // All but the side.
                 high ^= u32::from_ne_bytes([0, self.side, 0, 0]);
             }
             let pair = u64::from(low) | u64::from(high) << u32::BITS;
             sum = xor_in_turn(sum, pair).wrapping_mul(MIX);
         }
-        (sum >> SHIFT) as u32 & !1
+        line | (sum >> LINE_SHIFT) as u32 & !1
     }
 }
 
@@ -95,9 +105,16 @@ fn xor_in_turn(a: u64, b: u64) -> u64 {
 }
 
 const _LAYOUT: () = {
-    assert!(CELLS.is_power_of_two() && size_of::<FlowFilter>() == 64 + 2 * CELLS);
+    assert!(
+        CELLS.is_power_of_two()
+            && LINE_BYTES.is_power_of_two()
+            && size_of::<FlowFilter>() == 64 + 2 * CELLS
+    );
     assert!(core::mem::offset_of!(FlowKey<V4>, side) == size_of::<FlowKey<V4>>() - 3);
     assert!(core::mem::offset_of!(FlowKey<V6>, side) == size_of::<FlowKey<V6>>() - 3);
+    // Addresses, then all the rest in eight bytes.
+    assert!(size_of::<FlowKey<V4>>() == 2 * size_of::<V4>() + 8);
+    assert!(size_of::<FlowKey<V6>>() == 2 * size_of::<V6>() + 8);
     assert!(size_of::<FlowKey<V4>>().is_multiple_of(8));
     assert!(size_of::<FlowKey<V6>>().is_multiple_of(8));
 };

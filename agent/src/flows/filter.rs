@@ -93,6 +93,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use millrace_common::address::{Be16, Protocol, V4};
+    use millrace_common::filter::LINE_BYTES;
     use millrace_common::flow::side;
     use millrace_common::row::Row as _;
     use proptest::prelude::*;
@@ -270,11 +271,24 @@ mod tests {
 
     #[test]
     fn keys_lead_to_cells_of_their_own() {
-        let cells: BTreeSet<u32> = (0..4096).map(|number| key(number).cell()).collect();
-        // By chance 32 of them would be the second in their cell.
-        assert!(cells.len() > 4000, "{}", cells.len());
+        let key_to = |host: u32, number| FlowKey { destination: V4::from_raw(host), ..key(number) };
+        let hosts = (0..64).flat_map(|host| (0..64).map(move |number| (host, number)));
+        let cells: BTreeSet<u32> = hosts.map(|(host, n)| key_to(host, n).cell()).collect();
+        // Of 64 keys in the 32 cells of a line some 27 have one, if the lines differ.
+        assert!(cells.len() > 64 * 24, "{}", cells.len());
         let other_side = FlowKey { side: side::EGRESS, ..key(1) };
         let other_way = key(1).answer(side::INGRESS);
         assert!(key(1).cell() != other_side.cell() && key(1).cell() != other_way.cell());
+    }
+
+    #[test]
+    fn a_pair_of_addresses_has_a_line() {
+        let line = |key: FlowKey<V4>| key.cell() as usize / LINE_BYTES;
+        let lines: BTreeSet<usize> = (0..4096).map(|number| line(key(number))).collect();
+        assert_eq!(lines.len(), 1);
+        let to = |host| FlowKey { destination: V4::from_raw(host), ..key(1) };
+        let lines: BTreeSet<usize> = (0..1024).map(|host| line(to(host))).collect();
+        // By chance some 900 of 4096.
+        assert!(lines.len() > 800, "{}", lines.len());
     }
 }

@@ -139,7 +139,8 @@ fn decide<A: Answer, S: Frame + Tables<A>>(
 #[inline(always)]
 fn is_translated<A: Answer, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>) -> bool {
     let answer = key.answer(side::EGRESS);
-    Table::BOTH.into_iter().any(|table| s.flow(table, &answer).is_some())
+    s.possible(&answer).egress
+        && Table::BOTH.into_iter().any(|table| s.flow(table, &answer).is_some())
 }
 
 #[inline(always)]
@@ -278,6 +279,9 @@ fn claim_answer<A: Answer, S: Frame + Tables<A>>(
 #[inline(always)]
 fn is_free<A: Answer, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
     let answer = flow.reply_key(key);
+    if !s.possible(&answer).egress {
+        return true;
+    }
     for table in Table::BOTH {
         if let Some(row) = s.flow(table, &answer) {
             let row = row.get();
@@ -312,7 +316,9 @@ fn remember<A: Answer, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &mut
         unsafe { core::ptr::write_volatile(&raw mut flow.address, A::ZERO) };
         flow.port = Be16::new(0);
         flow.other_port = port;
-        s.remove_flow(Table::Established, &other);
+        if s.possible(&other).egress {
+            s.remove_flow(Table::Established, &other);
+        }
         written = written && s.put_flow(Table::HalfOpen, &other, flow);
     }
     flow.other_port = other_port;

@@ -29,7 +29,8 @@ impl Table {
 
 /// The maps of one family, seen by one packet.
 pub trait Tables<A: Address>: select::Tables<A> {
-    /// What the flow filter says of a packet. Asked of every one.
+    /// What the flow filter says of a packet. Asked of every one, and before an entry is looked for
+    /// that is hardly ever there.
     fn possible(&self, key: &FlowKey<A>) -> Possible;
     /// A flow's entry.
     fn flow(&self, table: Table, key: &FlowKey<A>) -> Option<&Shared<Flow<A>>>;

@@ -3,15 +3,29 @@
 use core::mem::offset_of;
 use core::ptr;
 
-use millrace_common::address::Address;
+use millrace_common::address::{Address, Family};
 use millrace_common::filter::{CELLS, FlowFilter, Possible};
 use millrace_common::flow::FlowKey;
 
 use crate::maps;
 
+/// What is said of a key. (IPv6's by a call, though a call costs: its addresses fill the stack.)
+#[inline(always)]
+pub fn possible<A: Address>(key: &FlowKey<A>) -> Possible {
+    match A::FAMILY {
+        Family::V4 => possible_at(key.pair_of_cells()),
+        Family::V6 => possible_by_call(key),
+    }
+}
+
+#[inline(never)]
+fn possible_by_call<A: Address>(key: &FlowKey<A>) -> Possible {
+    possible_at(key.pair_of_cells())
+}
+
 /// What is said of a key that leads to these two bytes.
 #[inline(always)]
-pub fn possible(pair_of_cells: u32) -> Possible {
+fn possible_at(pair_of_cells: u32) -> Possible {
     let all = Possible { ingress: true, egress: true };
     let Some(filter) = maps::FLOW_FILTER.get_ptr_mut(0) else { return all };
     // SAFETY: a live row; the agent writes the word.

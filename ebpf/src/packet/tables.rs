@@ -59,7 +59,7 @@ impl<A: PacketRows, const SWIFT: bool> select::Tables<A> for Hook<'_, SWIFT> {
 impl<A: PacketRows, const SWIFT: bool> Tables<A> for Hook<'_, SWIFT> {
     #[inline(always)]
     fn possible(&self, key: &FlowKey<A>) -> Possible {
-        filter::possible(key.pair_of_cells())
+        filter::possible(key)
     }
     #[inline(always)]
     fn flow(&self, table: Table, key: &FlowKey<A>) -> Option<&Shared<Flow<A>>> {
