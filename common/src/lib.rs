@@ -15,7 +15,7 @@
 /// Version of the row layouts; part of the pin path, so two layouts never meet in one map.
 ///
 /// Raise it with every change of a row's size, order or meaning.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 pub mod address;
 pub mod affinity;
@@ -25,6 +25,7 @@ pub mod filter;
 pub mod flow;
 pub mod fragment;
 pub mod frontend;
+pub mod frontend_filter;
 pub mod node;
 pub mod packet;
 pub mod peer;

@@ -9,9 +9,11 @@ use millrace_common::address::{Be16, V4, V6};
 use millrace_common::affinity::{AffinityEntry, AffinityKey};
 use millrace_common::backend::{Backend, BackendPair, state};
 use millrace_common::counters::COUNT;
+use millrace_common::filter::FlowFilter;
 use millrace_common::flow::{Flow, FlowKey};
 use millrace_common::fragment::{Fragment, FragmentKey};
 use millrace_common::frontend::{Frontend, FrontendKey, Kind, SlotRange, flags};
+use millrace_common::frontend_filter::{Bit, FrontendFilter};
 use millrace_common::node::{DeviceRow, NodeFamily, NodeRow, SourceKey, SourceNet};
 use millrace_common::peer::{Peer, PeerSlot, UdpPeers};
 use millrace_common::row::{Pair, Row};
@@ -34,8 +36,8 @@ macro_rules! layout {
 }
 
 #[test]
-fn this_is_the_layout_of_abi_3() {
-    assert_eq!(ABI_VERSION, 3);
+fn this_is_the_layout_of_abi_4() {
+    assert_eq!(ABI_VERSION, 4);
     assert_eq!((size_of::<Be16>(), size_of::<V4>(), size_of::<V6>()), (2, 4, 16));
     assert_eq!(COUNT, 42);
 }
@@ -109,6 +111,28 @@ fn flows() {
         source at 0, destination at 16, id at 32, protocol at 36, side at 37, pad at 38
     );
     layout!(Fragment<V6>, size 20, align 4, address at 0, since_secs at 16);
+}
+
+#[test]
+fn filters() {
+    layout!(FlowFilter, size 524_352, align 4, in_force at 0, cells at 64);
+    layout!(FrontendFilter, size 131_072, align 8, ruled_out at 0);
+    let key = FlowKey {
+        source: V4::from(Ipv4Addr::new(192, 0, 2, 1)),
+        destination: Ipv4Addr::new(10, 96, 0, 1).into(),
+        source_port: Be16::new(40_000),
+        destination_port: Be16::new(80),
+        protocol: 6,
+        side: 0,
+        pad: 0,
+    };
+    assert_eq!((key.cell(), FlowKey { side: 1, ..key }.cell()), (87284, 87285));
+    let v6: V6 = Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 0xa).into();
+    let bits = [Bit::of(&key.destination), Bit::of(&v6)];
+    assert_eq!(
+        bits.map(|bit| (bit.word(), bit.mask().trailing_zeros())),
+        [(13918, 25), (9679, 37)]
+    );
 }
 
 #[test]

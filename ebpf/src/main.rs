@@ -15,6 +15,7 @@
 #![feature(asm_experimental_arch)]
 
 mod config;
+mod frontends;
 mod kernel;
 mod maps;
 mod observe;

@@ -12,6 +12,7 @@ use millrace_common::filter::FlowFilter;
 use millrace_common::flow::{Flow, FlowKey};
 use millrace_common::fragment::{Fragment, FragmentKey, Parked, ParkedKey};
 use millrace_common::frontend::{Frontend, FrontendKey};
+use millrace_common::frontend_filter::FrontendFilter;
 use millrace_common::node::{DeviceRow, NodeRow, SourceNet};
 use millrace_common::peer::{PEER_SLOTS, Peer, PeerSlot, UdpPeers};
 use millrace_common::row::Pair;
@@ -31,6 +32,10 @@ pub static FRONTENDS_V4: HashMap<FrontendKey<V4>, Frontend, 260_000, GROWS> = Ha
 /// Destination to service, IPv6.
 #[btf_map(name = "frontends_v6")]
 pub static FRONTENDS_V6: HashMap<FrontendKey<V6>, Frontend, 260_000, GROWS> = HashMap::new();
+
+/// What rules out that an address is a frontend's.
+#[btf_map(name = "frontend_filter")]
+pub static FRONTEND_FILTER: Array<FrontendFilter, 1, MAPPED> = Array::new();
 
 /// Blocks of backend ids.
 #[btf_map(name = "slots")]

@@ -36,6 +36,8 @@ pub trait MapStore {
     fn execute(&mut self, ops: &[Op]) -> Result<()>;
     /// Read every row back.
     fn snapshot(&self) -> Result<Snapshot>;
+    /// Be the only one who writes rows from now on; there are these.
+    fn adopt(&mut self, rows: &Snapshot) -> Result<()>;
     /// How many rows there may be.
     fn capacity(&self) -> Capacity;
 }
@@ -78,6 +80,7 @@ impl Reconciler {
     /// Start from what the maps hold, mending what an interrupted writer left.
     pub fn recover(store: &mut dyn MapStore) -> Result<Self> {
         let snapshot = store.snapshot().context("read the maps")?;
+        store.adopt(&snapshot).context("take the maps over")?;
         let (planner, repairs) = Planner::recover(store.capacity(), snapshot);
         if !repairs.is_empty() {
             tracing::warn!(ops = repairs.len(), "mending rows that an interrupted writer left");

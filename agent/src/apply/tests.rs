@@ -20,11 +20,12 @@ struct Store {
     capacity: Capacity,
     fails_after: Option<usize>,
     executed: usize,
+    adopted: bool,
 }
 
 impl Store {
     fn new(capacity: Capacity) -> Self {
-        Self { maps: Maps::new(capacity), capacity, fails_after: None, executed: 0 }
+        Self { maps: Maps::new(capacity), capacity, fails_after: None, executed: 0, adopted: false }
     }
 
     /// How many backends the ClusterIP of a service leads to.
@@ -36,6 +37,7 @@ impl Store {
 
 impl MapStore for Store {
     fn execute(&mut self, ops: &[Op]) -> Result<()> {
+        assert!(self.adopted, "the rows are nobody's yet");
         for op in ops {
             if self.fails_after == Some(self.executed) {
                 self.fails_after = None;
@@ -50,6 +52,11 @@ impl MapStore for Store {
     }
     fn snapshot(&self) -> Result<Snapshot> {
         Ok(self.maps.snapshot())
+    }
+    fn adopt(&mut self, rows: &Snapshot) -> Result<()> {
+        assert_eq!(*rows, self.maps.snapshot());
+        self.adopted = true;
+        Ok(())
     }
     fn capacity(&self) -> Capacity {
         self.capacity

@@ -16,6 +16,7 @@ use millrace_common::service::{PARTS_MAX, REPORT_BYTES, ServiceKey, ServicePart,
 use millrace_common::traffic::Traffic;
 
 use super::flows::FlowStore;
+use super::frontend_filter::{Bits, FrontendFilterMemory};
 use super::map::Map;
 pub use super::map::{Cursor, MapError};
 use super::sys;
@@ -23,9 +24,10 @@ use crate::apply::MapStore;
 use crate::plan::op::{Capacity, Op, Snapshot};
 
 /// Every map of the object that is pinned.
-pub const MAP_NAMES: [&str; 25] = [
+pub const MAP_NAMES: [&str; 26] = [
     "frontends_v4",
     "frontends_v6",
+    "frontend_filter",
     "slots",
     "backends",
     "services",
@@ -51,16 +53,26 @@ pub const MAP_NAMES: [&str; 25] = [
     "report",
 ];
 
+/// Frontends that are gone, at most, before the filter of frontends is made anew.
+const FRONTENDS_GONE_MAX: usize = 16_384;
+
 /// Value of every row of `source_ranges_*`.
 const ALLOWED: u32 = 1;
 
 /// Backends by id.
 type BackendRows<A> = Vec<(u32, Backend<A>)>;
+/// Frontends by what is dialled.
+type FrontendRows<A> = Vec<(FrontendKey<A>, Frontend)>;
 
 /// The maps the agent writes and the tools read.
 pub struct Store {
     frontends_v4: Map,
     frontends_v6: Map,
+    frontend_filter: Map,
+    /// The same, once something was written.
+    filter: Option<FrontendFilterMemory>,
+    /// Frontends that went since it was made.
+    frontends_gone: usize,
     slots: Map,
     backends: Map,
     services: Map,
@@ -82,6 +94,9 @@ impl Store {
         Ok(Self {
             frontends_v4: open("frontends_v4")?,
             frontends_v6: open("frontends_v6")?,
+            frontend_filter: open("frontend_filter")?,
+            filter: None,
+            frontends_gone: 0,
             slots: open("slots")?,
             backends: open("backends")?,
             services: open("services")?,
@@ -110,7 +125,7 @@ impl Store {
     }
 
     /// Operations of one kind.
-    fn execute_run(&self, run: &[Op]) -> Result<(), MapError> {
+    fn execute_run(&mut self, run: &[Op]) -> Result<(), MapError> {
         let mut services = Vec::new();
         let mut backends_v4 = Vec::new();
         let mut backends_v6 = Vec::new();
@@ -150,8 +165,39 @@ impl Store {
         self.slots.put_pairs(&slots)?;
         self.sources_v4.put_each(&sources_v4)?;
         self.sources_v6.put_each(&sources_v6)?;
+        if !(frontends_v4.is_empty() && frontends_v6.is_empty()) {
+            let filter = self.filter()?;
+            filter.admit(frontends_v4.iter().map(|(key, _)| key.address));
+            filter.admit(frontends_v6.iter().map(|(key, _)| key.address));
+        }
         self.frontends_v4.put(&frontends_v4)?;
         self.frontends_v6.put(&frontends_v6)
+    }
+
+    fn filter(&mut self) -> Result<&FrontendFilterMemory, MapError> {
+        let filter = match self.filter.take() {
+            Some(filter) => filter,
+            None => FrontendFilterMemory::of(&self.frontend_filter)?,
+        };
+        Ok(self.filter.insert(filter))
+    }
+
+    /// Make the filter of frontends anew, of all that there are.
+    fn refill_filter(
+        &mut self,
+        v4: &FrontendRows<V4>,
+        v6: &FrontendRows<V6>,
+    ) -> Result<(), MapError> {
+        let bits = Bits::new().with(v4.iter().map(|(key, _)| key.address));
+        let bits = bits.with(v6.iter().map(|(key, _)| key.address));
+        self.filter()?.rule_out_all_but(&bits);
+        self.frontends_gone = 0;
+        Ok(())
+    }
+
+    /// Every frontend.
+    fn frontends(&self) -> Result<(FrontendRows<V4>, FrontendRows<V6>), MapError> {
+        Ok((self.frontends_v4.read(|_, _| true)?, self.frontends_v6.read(|_, _| true)?))
     }
 
     /// The name of every service port.
@@ -273,7 +319,16 @@ impl MapStore for Store {
             self.execute_run(now)?;
             rest = later;
         }
+        self.frontends_gone += ops.iter().filter(|op| is_frontend_gone(op)).count();
+        if self.frontends_gone > FRONTENDS_GONE_MAX {
+            let (v4, v6) = self.frontends()?;
+            self.refill_filter(&v4, &v6)?;
+        }
         Ok(())
+    }
+
+    fn adopt(&mut self, rows: &Snapshot) -> anyhow::Result<()> {
+        Ok(self.refill_filter(&rows.frontends_v4, &rows.frontends_v6)?)
     }
 
     fn snapshot(&self) -> anyhow::Result<Snapshot> {
@@ -281,13 +336,14 @@ impl MapStore for Store {
         self.slots.scan_array(|_, pair: Pair<u32>| slots.extend(pair.0))?;
         slots.truncate(self.capacity.slots as usize);
         let (backends_v4, backends_v6) = self.backends()?;
+        let (frontends_v4, frontends_v6) = self.frontends()?;
         Ok(Snapshot {
             services: self.services()?,
             backends_v4,
             backends_v6,
             slots,
-            frontends_v4: self.frontends_v4.read(|_: &FrontendKey<V4>, _: &Frontend| true)?,
-            frontends_v6: self.frontends_v6.read(|_: &FrontendKey<V6>, _: &Frontend| true)?,
+            frontends_v4,
+            frontends_v6,
             sources_v4: self.sources_v4.keys::<SourceKey<V4>>()?,
             sources_v6: self.sources_v6.keys::<SourceKey<V6>>()?,
         })
@@ -296,6 +352,10 @@ impl MapStore for Store {
     fn capacity(&self) -> Capacity {
         self.capacity
     }
+}
+
+const fn is_frontend_gone(op: &Op) -> bool {
+    matches!(op, Op::FrontendV4(_, None) | Op::FrontendV6(_, None))
 }
 
 /// What operations may share a batch.

@@ -10,6 +10,7 @@ use millrace_common::row::Pair;
 use millrace_common::select::{Sockets, Tables};
 
 use crate::config;
+use crate::frontends;
 use crate::kernel::context::SockAddr;
 use crate::kernel::helpers;
 use crate::maps;
@@ -29,7 +30,8 @@ impl Rows for V4 {
     fn frontend(key: &FrontendKey<Self>) -> Option<Frontend> {
         // SAFETY: copied out at once; a row that is freed meanwhile stays readable until the
         // program ends (RCU).
-        unsafe { maps::FRONTENDS_V4.get(key) }.copied()
+        let row = || unsafe { maps::FRONTENDS_V4.get(key) }.copied();
+        if frontends::may_be(&key.address) { row() } else { None }
     }
     #[inline(always)]
     fn backend(id: u32) -> Option<Backend<Self>> {
@@ -45,7 +47,8 @@ impl Rows for V6 {
     #[inline(always)]
     fn frontend(key: &FrontendKey<Self>) -> Option<Frontend> {
         // SAFETY: as for V4.
-        unsafe { maps::FRONTENDS_V6.get(key) }.copied()
+        let row = || unsafe { maps::FRONTENDS_V6.get(key) }.copied();
+        if frontends::may_be(&key.address) { row() } else { None }
     }
     #[inline(always)]
     fn backend(id: u32) -> Option<Backend<Self>> {

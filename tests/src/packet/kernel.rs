@@ -21,6 +21,8 @@ use millrace_common::address::{V4, V6};
 use millrace_common::counters::Counter;
 use millrace_common::filter::FlowFilter;
 use millrace_common::flow::FlowKey;
+use millrace_common::frontend::FrontendKey;
+use millrace_common::frontend_filter::{Bit, WORDS};
 use millrace_common::packet::frame::Verdict;
 use millrace_common::row::Row;
 
@@ -178,8 +180,10 @@ impl Kernel {
     /// Make the maps say what the node's rows say, those that packets leave included.
     pub fn load_rows(&self, node: &Node) -> Result<()> {
         let left = node.left();
+        let configured = node.configured();
         self.set_filter(&left)?;
-        for (name, rows) in node.configured().into_iter().chain(left) {
+        self.set_frontend_filter(&configured)?;
+        for (name, rows) in configured.into_iter().chain(left) {
             self.replace(name, &rows)?;
         }
         Ok(())
@@ -200,6 +204,20 @@ impl Kernel {
         }
         sys::map_update(self.map("flow_filter"), &0_u32.to_ne_bytes(), &row)
             .context("write flow_filter")
+    }
+
+    /// Make the frontend filter as the agent makes it of these rows.
+    fn set_frontend_filter(&self, configured: &Maps) -> Result<()> {
+        let mut words = vec![u64::MAX; WORDS];
+        let keys = |name: &'static str| configured.get(name).into_iter().flat_map(Map::keys);
+        let v4 = keys("frontends_v4").filter_map(|key| FrontendKey::<V4>::from_bytes(key));
+        let v6 = keys("frontends_v6").filter_map(|key| FrontendKey::<V6>::from_bytes(key));
+        for bit in v4.map(|key| Bit::of(&key.address)).chain(v6.map(|key| Bit::of(&key.address))) {
+            words[bit.word() as usize] &= !bit.mask();
+        }
+        let row: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        sys::map_update(self.map("frontend_filter"), &0_u32.to_ne_bytes(), &row)
+            .context("write frontend_filter")
     }
 
     /// Forget what packets have left, but for the counters.

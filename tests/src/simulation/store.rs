@@ -88,6 +88,11 @@ impl MapStore for Store {
         })
     }
 
+    fn adopt(&mut self, _: &Snapshot) -> Result<()> {
+        // It has no filter.
+        Ok(())
+    }
+
     fn capacity(&self) -> Capacity {
         CAPACITY
     }
