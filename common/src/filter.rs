@@ -7,7 +7,8 @@
 //! both.
 //!
 //! A line of the processor's cache is for a pair of addresses, a byte in it for the ports and the
-//! protocol: two pods that connect again and again find it at hand.
+//! protocol: two pods that connect again and again find it at hand. Whatever else goes between a
+//! pair that has many flows is looked up.
 //!
 //! That is safe because an entry is written before its bytes are set, and the agent clears its half
 //! before it reads the tables: an entry that it does not find sets its byte after the clearing. A

@@ -35,7 +35,7 @@ fn possible_at(pair_of_cells: u32) -> Possible {
     }
     // SAFETY: `place` gives bytes of a live row, and an even one is aligned.
     let [ingress, egress] = unsafe {
-        let pair = place(filter, in_force - 1, pair_of_cells & !1).cast::<u16>();
+        let pair = place::<EVEN>(filter, in_force - 1, pair_of_cells).cast::<u16>();
         ptr::read_volatile(pair).to_ne_bytes()
     };
     Possible { ingress: ingress != 0, egress: egress != 0 }
@@ -49,19 +49,24 @@ pub fn note<A: Address>(key: &FlowKey<A>) {
     let Some(filter) = maps::FLOW_FILTER.get_ptr_mut(0) else { return };
     // SAFETY: `place` gives bytes of a live row.
     unsafe {
-        ptr::write_volatile(place(filter, 0, cell), 1);
-        ptr::write_volatile(place(filter, 1, cell), 1);
+        ptr::write_volatile(place::<ANY>(filter, 0, cell), 1);
+        ptr::write_volatile(place::<ANY>(filter, 1, cell), 1);
     }
 }
 
-/// Where a byte of a half is: the verifier sees that it is within the row. (By an instruction that
-/// the compiler does not know for a needless one.)
+/// Places of single bytes.
+const ANY: usize = CELLS - 1;
+/// Places of pairs.
+const EVEN: usize = CELLS - 2;
+
+/// Where a byte of a half is: the verifier sees that it is within the row, a pair with both its
+/// bytes. (By an instruction that the compiler does not know for a needless one.)
 #[inline(always)]
-fn place(filter: *mut FlowFilter, half: u32, cell: u32) -> *mut u8 {
+fn place<const PLACES: usize>(filter: *mut FlowFilter, half: u32, cell: u32) -> *mut u8 {
     let mut cell = u64::from(cell);
     // SAFETY: a number.
     unsafe {
-        core::arch::asm!("{0} &= {1}", inout(reg) cell, const CELLS - 1,
+        core::arch::asm!("{0} &= {1}", inout(reg) cell, const PLACES,
             options(pure, nomem, nostack));
     }
     let half = (half & 1) as usize * CELLS;
