@@ -5,7 +5,8 @@
 //! leaving one empty, [`packet`] to hooks of devices (by [`tcx`] or [`clsact`]); [`store`],
 //! [`node_maps`] and [`flows`] write and read the rows of a [`map`], many rows of an array as
 //! memory (`window`), the flow [`filter`] and the frontends' (`frontend_filter`) among them;
-//! [`sys`] is the part of `bpf(2)` that aya lacks; [`inventory`] lists what the kernel holds of all owners.
+//! [`sys`] is the part of `bpf(2)` that aya lacks; [`inventory`] lists what the kernel holds of all
+//! owners.
 
 pub mod attach;
 pub mod clsact;
