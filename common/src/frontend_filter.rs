@@ -7,6 +7,7 @@
 //! none is set: it rules out nothing.
 
 use crate::address::Address;
+use crate::flow_filter::MIX;
 use crate::row::Row;
 
 /// How many bits there are; a power of two. Ten for each address of a cluster with 100 000
@@ -36,9 +37,6 @@ impl Bit {
     /// The bit that an address leads to.
     #[inline(always)]
     pub fn of<A: Address>(address: &A) -> Self {
-        // An odd number without a pattern (xxHash's second prime). Products carry upwards only, so
-        // what counts is their upper end.
-        const MIX: u64 = 0xc2b2_ae3d_27d4_eb4f;
         const SHIFT: u32 = u64::BITS - BITS.trailing_zeros();
         let words = core::ptr::from_ref(address).cast::<u32>();
         let mut sum = 0_u64;

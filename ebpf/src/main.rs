@@ -15,7 +15,7 @@
 #![feature(asm_experimental_arch)]
 
 mod config;
-mod frontends;
+mod frontend_filter;
 mod kernel;
 mod maps;
 mod observe;

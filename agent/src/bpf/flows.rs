@@ -11,7 +11,7 @@ use millrace_common::node::NodeRow;
 use millrace_common::packet::tables::Table;
 use millrace_common::row::Row;
 
-use super::filter::FilterMemory;
+use super::flow_filter::FilterMemory;
 use super::map::{Cursor, Map, MapError};
 use crate::flows::FlowRows;
 

@@ -4,14 +4,14 @@
 //! bpffs; [`object`] loads the programs; [`attach`] links them to hooks of the cgroup without ever
 //! leaving one empty, [`packet`] to hooks of devices (by [`tcx`] or [`clsact`]); [`store`],
 //! [`node_maps`] and [`flows`] write and read the rows of a [`map`], many rows of an array as
-//! memory (`window`), the flow [`filter`] and the frontends' (`frontend_filter`) among them;
+//! memory (`window`), [`flow_filter`] and `frontend_filter` among them;
 //! [`sys`] is the part of `bpf(2)` that aya lacks; [`inventory`] lists what the kernel holds of all
 //! owners.
 
 pub mod attach;
 pub mod clsact;
 pub mod environment;
-pub mod filter;
+pub mod flow_filter;
 pub mod flows;
 mod frontend_filter;
 pub mod inventory;

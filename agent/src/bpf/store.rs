@@ -68,10 +68,8 @@ type FrontendRows<A> = Vec<(FrontendKey<A>, Frontend)>;
 pub struct Store {
     frontends_v4: Map,
     frontends_v6: Map,
-    frontend_filter: Map,
-    /// The same, once something was written.
-    filter: Option<FrontendFilterMemory>,
-    /// Frontends that went since it was made.
+    frontend_filter: FrontendFilterMemory,
+    /// Frontends that went since the filter was made.
     frontends_gone: usize,
     slots: Map,
     backends: Map,
@@ -94,8 +92,7 @@ impl Store {
         Ok(Self {
             frontends_v4: open("frontends_v4")?,
             frontends_v6: open("frontends_v6")?,
-            frontend_filter: open("frontend_filter")?,
-            filter: None,
+            frontend_filter: FrontendFilterMemory::of(&open("frontend_filter")?)?,
             frontends_gone: 0,
             slots: open("slots")?,
             backends: open("backends")?,
@@ -125,7 +122,7 @@ impl Store {
     }
 
     /// Operations of one kind.
-    fn execute_run(&mut self, run: &[Op]) -> Result<(), MapError> {
+    fn execute_run(&self, run: &[Op]) -> Result<(), MapError> {
         let mut services = Vec::new();
         let mut backends_v4 = Vec::new();
         let mut backends_v6 = Vec::new();
@@ -165,34 +162,18 @@ impl Store {
         self.slots.put_pairs(&slots)?;
         self.sources_v4.put_each(&sources_v4)?;
         self.sources_v6.put_each(&sources_v6)?;
-        if !(frontends_v4.is_empty() && frontends_v6.is_empty()) {
-            let filter = self.filter()?;
-            filter.admit(frontends_v4.iter().map(|(key, _)| key.address));
-            filter.admit(frontends_v6.iter().map(|(key, _)| key.address));
-        }
+        self.frontend_filter.admit(frontends_v4.iter().map(|(key, _)| key.address));
+        self.frontend_filter.admit(frontends_v6.iter().map(|(key, _)| key.address));
         self.frontends_v4.put(&frontends_v4)?;
         self.frontends_v6.put(&frontends_v6)
     }
 
-    fn filter(&mut self) -> Result<&FrontendFilterMemory, MapError> {
-        let filter = match self.filter.take() {
-            Some(filter) => filter,
-            None => FrontendFilterMemory::of(&self.frontend_filter)?,
-        };
-        Ok(self.filter.insert(filter))
-    }
-
     /// Make the filter of frontends anew, of all that there are.
-    fn refill_filter(
-        &mut self,
-        v4: &FrontendRows<V4>,
-        v6: &FrontendRows<V6>,
-    ) -> Result<(), MapError> {
+    fn refill_filter(&mut self, v4: &FrontendRows<V4>, v6: &FrontendRows<V6>) {
         let bits = Bits::new().with(v4.iter().map(|(key, _)| key.address));
         let bits = bits.with(v6.iter().map(|(key, _)| key.address));
-        self.filter()?.rule_out_all_but(&bits);
+        self.frontend_filter.rule_out_all_but(&bits);
         self.frontends_gone = 0;
-        Ok(())
     }
 
     /// Every frontend.
@@ -322,13 +303,14 @@ impl MapStore for Store {
         self.frontends_gone += ops.iter().filter(|op| is_frontend_gone(op)).count();
         if self.frontends_gone > FRONTENDS_GONE_MAX {
             let (v4, v6) = self.frontends()?;
-            self.refill_filter(&v4, &v6)?;
+            self.refill_filter(&v4, &v6);
         }
         Ok(())
     }
 
     fn adopt(&mut self, rows: &Snapshot) -> anyhow::Result<()> {
-        Ok(self.refill_filter(&rows.frontends_v4, &rows.frontends_v6)?)
+        self.refill_filter(&rows.frontends_v4, &rows.frontends_v6);
+        Ok(())
     }
 
     fn snapshot(&self) -> anyhow::Result<Snapshot> {

@@ -1,4 +1,4 @@
-//! The flow filter is filled anew by each pass over the tables: see [`millrace_common::filter`].
+//! Each pass over the tables fills the flow filter anew: see [`millrace_common::flow_filter`].
 
 use anyhow::Result;
 use millrace_common::address::Address;
@@ -93,8 +93,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use millrace_common::address::{Be16, Protocol, V4};
-    use millrace_common::filter::LINE_BYTES;
     use millrace_common::flow::side;
+    use millrace_common::flow_filter::LINE_BYTES;
     use millrace_common::row::Row as _;
     use proptest::prelude::*;
 

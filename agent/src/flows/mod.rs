@@ -25,7 +25,7 @@ use millrace_common::backend::Backend;
 use millrace_common::flow::{Flow, FlowKey};
 use millrace_common::packet::tables::Table;
 
-use crate::bpf::filter::FilterMemory;
+use crate::bpf::flow_filter::FilterMemory;
 use crate::bpf::flows::FlowStore;
 use crate::bpf::store::Cursor;
 use crate::plan::occupancy::MapRoom;

@@ -4,8 +4,8 @@ use core::cell::UnsafeCell;
 
 use crate::address::Address;
 use crate::counters::Counter;
-use crate::filter::Possible;
 use crate::flow::{Flow, FlowKey};
+use crate::flow_filter::Possible;
 use crate::fragment::{Fragment, FragmentKey};
 use crate::node::{DeviceRow, NodeFamily, NodeRow};
 use crate::select;

@@ -1,11 +1,11 @@
-//! The flow filter: see `millrace_common::filter`.
+//! The flow filter: see `millrace_common::flow_filter`.
 
 use core::mem::offset_of;
 use core::ptr;
 
 use millrace_common::address::{Address, Family};
-use millrace_common::filter::{CELLS, FlowFilter, Possible};
 use millrace_common::flow::FlowKey;
+use millrace_common::flow_filter::{CELLS, FlowFilter, Possible};
 
 use crate::maps;
 

@@ -10,7 +10,7 @@ use millrace_common::row::Pair;
 use millrace_common::select::{Sockets, Tables};
 
 use crate::config;
-use crate::frontends;
+use crate::frontend_filter;
 use crate::kernel::context::SockAddr;
 use crate::kernel::helpers;
 use crate::maps;
@@ -31,7 +31,7 @@ impl Rows for V4 {
         // SAFETY: copied out at once; a row that is freed meanwhile stays readable until the
         // program ends (RCU).
         let row = || unsafe { maps::FRONTENDS_V4.get(key) }.copied();
-        if frontends::may_be(&key.address) { row() } else { None }
+        if frontend_filter::may_have(&key.address) { row() } else { None }
     }
     #[inline(always)]
     fn backend(id: u32) -> Option<Backend<Self>> {
@@ -48,7 +48,7 @@ impl Rows for V6 {
     fn frontend(key: &FrontendKey<Self>) -> Option<Frontend> {
         // SAFETY: as for V4.
         let row = || unsafe { maps::FRONTENDS_V6.get(key) }.copied();
-        if frontends::may_be(&key.address) { row() } else { None }
+        if frontend_filter::may_have(&key.address) { row() } else { None }
     }
     #[inline(always)]
     fn backend(id: u32) -> Option<Backend<Self>> {

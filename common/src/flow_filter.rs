@@ -24,6 +24,10 @@ pub const CELLS: usize = 1 << 18;
 /// Bytes that a pair of addresses has; a power of two, and not more than a line of a cache.
 pub const LINE_BYTES: usize = 64;
 
+/// What filters' keys are multiplied by: an odd number without a pattern (xxHash's second prime).
+/// Products carry upwards only, so what counts is their upper end.
+pub(crate) const MIX: u64 = 0xc2b2_ae3d_27d4_eb4f;
+
 /// Value of the `flow_filter` map, which has one row.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -60,9 +64,6 @@ impl<A: Address> FlowKey<A> {
     /// The first of both: that of ingress.
     #[inline(always)]
     pub fn pair_of_cells(&self) -> u32 {
-        // An odd number without a pattern (xxHash's second prime). Products carry upwards only, so
-        // what counts is their upper end.
-        const MIX: u64 = 0xc2b2_ae3d_27d4_eb4f;
         const SHIFT: u32 = u64::BITS - CELLS.trailing_zeros();
         const LINE_SHIFT: u32 = u64::BITS - LINE_BYTES.trailing_zeros();
         const LINE: u32 = LINE_BYTES as u32 - 1;

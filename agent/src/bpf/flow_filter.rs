@@ -3,7 +3,7 @@
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
-use millrace_common::filter::{CELLS, FlowFilter};
+use millrace_common::flow_filter::{CELLS, FlowFilter};
 
 use super::map::{Map, MapError};
 use super::window::Window;

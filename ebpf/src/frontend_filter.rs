@@ -7,7 +7,7 @@ use crate::maps;
 
 /// Whether there may be a frontend with this address. False rules it out.
 #[inline(always)]
-pub fn may_be<A: Address>(address: &A) -> bool {
+pub fn may_have<A: Address>(address: &A) -> bool {
     let Some(filter) = maps::FRONTEND_FILTER.get_ptr_mut(0) else { return true };
     let bit = Bit::of(address);
     // SAFETY: `place` gives an aligned word of a live row.
