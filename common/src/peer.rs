@@ -1,18 +1,24 @@
 //! What a socket dialled: the way back from a backend's address to the frontend's.
 //!
-//! What a socket is *connected* to is one [`Peer`], in a place of the `peers` array that the
+//! What a socket is *connected* to is one [`Connected`], in a place of the `peers` array that the
 //! socket's cookie chooses, taken when it connects and given back when it is closed. Cookies are
 //! given in sequence, so the places of sockets that live at the same time lie side by side, and a
 //! collision needs a socket that outlived [`PEER_SLOTS`] others; the newcomer's record then goes to
-//! its socket storage, which costs several times as much. What an unconnected UDP socket sent to is
-//! a [`UdpPeers`] in its socket storage, written once per destination.
+//! its socket storage, which costs several times as much.
+//!
+//! Who has a place is in an array of its own, `peer_owners`: a socket's cookie, 0 if the place is
+//! free. Eight owners are in one line of the processor's cache, and every socket that is closed
+//! asks for one, also those that never dialled a frontend.
+//!
+//! What an unconnected UDP socket sent to is a [`UdpPeers`] in its socket storage, written once per
+//! destination.
 
 use crate::address::{Be16, V6};
 use crate::row::Row;
 
 /// One dialled destination and the backend it was translated to. All zero: unused (no destination
-/// has port 0). Addresses of both families are
-/// kept as IPv6 (IPv4-mapped): one IPv6 socket can dial both.
+/// has port 0). Addresses of both families are kept as IPv6 (IPv4-mapped): one IPv6 socket can dial
+/// both.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Peer {
@@ -43,22 +49,20 @@ pub const UDP_IDLE_SECS: u32 = 120;
 /// Places for records of connected sockets; a power of two.
 pub const PEER_SLOTS: u32 = 65_536;
 
-/// Value of the `peers` map: a place and the socket that has it.
+/// Value of the `peers` map: what a place's owner is connected to, or the last one was.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub struct PeerSlot {
-    /// Cookie of the socket whose record this is; 0: the place is free.
-    pub owner: u64,
-    /// Its record.
+pub struct Connected {
+    /// What it dialled.
     pub peer: Peer,
     /// IANA protocol number.
     pub protocol: u8,
-    /// Zero: a place is a cache line.
-    pub pad: [u8; 7],
+    /// Zero: as long as a line of a cache.
+    pub pad: [u8; 15],
 }
 
-// SAFETY: 8 + 48 + 1 + 7 bytes, checked by `_LAYOUT`.
-unsafe impl Row for PeerSlot {}
+// SAFETY: 48 + 1 + 15 bytes, checked by `_LAYOUT`.
+unsafe impl Row for Connected {}
 
 /// How many destinations an unconnected UDP socket remembers; the oldest is forgotten first. A
 /// reply from a forgotten one shows the backend's address.
@@ -100,6 +104,6 @@ impl Peer {
 
 const _LAYOUT: () = {
     assert!(size_of::<Peer>() == 48);
-    assert!(size_of::<PeerSlot>() == 64 && PEER_SLOTS.is_power_of_two());
+    assert!(size_of::<Connected>() == 64 && PEER_SLOTS.is_power_of_two());
     assert!(size_of::<UdpPeers>() == 48 * RECENT_PEERS + 8);
 };

@@ -15,7 +15,7 @@ use millrace_common::fragment::{Fragment, FragmentKey};
 use millrace_common::frontend::{Frontend, FrontendKey, Kind, SlotRange, flags};
 use millrace_common::frontend_filter::{Bit, FrontendFilter};
 use millrace_common::node::{DeviceRow, NodeFamily, NodeRow, SourceKey, SourceNet};
-use millrace_common::peer::{Peer, PeerSlot, UdpPeers};
+use millrace_common::peer::{Connected, Peer, UdpPeers};
 use millrace_common::row::{Pair, Row};
 use millrace_common::service::{ServiceKey, ServicePart, ServiceRow};
 use millrace_common::traffic::Traffic;
@@ -37,7 +37,7 @@ macro_rules! layout {
 
 #[test]
 fn this_is_the_layout_of_abi_4() {
-    assert_eq!(ABI_VERSION, 4);
+    assert_eq!(ABI_VERSION, 5);
     assert_eq!((size_of::<Be16>(), size_of::<V4>(), size_of::<V6>()), (2, 4, 16));
     assert_eq!(COUNT, 42);
 }
@@ -161,7 +161,7 @@ fn peers() {
         dialled at 0, backend at 16, dialled_port at 32, backend_port at 34, id at 36,
         generation at 40, last_used_secs at 44
     );
-    layout!(PeerSlot, size 64, align 8, owner at 0, peer at 8, protocol at 56, pad at 57);
+    layout!(Connected, size 64, align 4, peer at 0, protocol at 48, pad at 49);
     layout!(UdpPeers, size 776, align 4, recent at 0, next at 768, last at 772);
 }
 

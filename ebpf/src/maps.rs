@@ -14,7 +14,7 @@ use millrace_common::fragment::{Fragment, FragmentKey, Parked, ParkedKey};
 use millrace_common::frontend::{Frontend, FrontendKey};
 use millrace_common::frontend_filter::FrontendFilter;
 use millrace_common::node::{DeviceRow, NodeRow, SourceNet};
-use millrace_common::peer::{PEER_SLOTS, Peer, PeerSlot, UdpPeers};
+use millrace_common::peer::{Connected, PEER_SLOTS, Peer, UdpPeers};
 use millrace_common::row::Pair;
 use millrace_common::service::{REPORT_BYTES, ServiceKey, ServicePart};
 use millrace_common::traffic::Traffic;
@@ -54,10 +54,14 @@ pub static SERVICES: HashMap<ServiceKey, ServicePart, 130_000, GROWS> = HashMap:
 #[btf_map(name = "affinity")]
 pub static AFFINITY: LruHashMap<AffinityKey, AffinityEntry, 65_536> = LruHashMap::new();
 
-/// What sockets are connected to, by the low bits of their cookies. Given back when the socket is
+/// Who has a place in `peers`, by the low bits of the socket's cookie. Given back when the socket is
 /// closed, never evicted.
+#[btf_map(name = "peer_owners")]
+pub static PEER_OWNERS: Array<u64, { PEER_SLOTS as usize }, MAPPED> = Array::new();
+
+/// What the owners of these places are connected to.
 #[btf_map(name = "peers")]
-pub static PEERS: Array<PeerSlot, { PEER_SLOTS as usize }, MAPPED> = Array::new();
+pub static PEERS: Array<Connected, { PEER_SLOTS as usize }, MAPPED> = Array::new();
 
 /// As `peers`, for sockets that found their place taken.
 #[btf_map(name = "peers_overflow")]

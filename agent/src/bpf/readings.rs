@@ -9,7 +9,7 @@ use millrace_common::affinity::{AffinityEntry, AffinityKey};
 use millrace_common::backend::{InPair, state};
 use millrace_common::counters::Counter;
 use millrace_common::fragment::{Fragment, FragmentKey};
-use millrace_common::peer::PeerSlot;
+use millrace_common::peer::Connected;
 use millrace_common::row::Row;
 use millrace_common::service::ServiceRow;
 use millrace_common::traffic::Traffic;
@@ -24,7 +24,6 @@ pub struct MapReadings {
     store: Store,
     backends: Map,
     traffic: Map,
-    peers: Map,
     affinity: Map,
     fragments_v4: Map,
     fragments_v6: Map,
@@ -38,7 +37,6 @@ impl MapReadings {
             store: Store::open_as_is(directory)?,
             backends: open("backends")?,
             traffic: open("traffic")?,
-            peers: open("peers")?,
             affinity: open("affinity")?,
             fragments_v4: open("fragments_v4")?,
             fragments_v6: open("fragments_v6")?,
@@ -75,19 +73,15 @@ impl Readings for MapReadings {
 
     fn sockets(&self) -> Result<Sockets> {
         let mut sockets = Sockets::default();
-        self.peers.scan(|_: u32, slot: PeerSlot| {
-            if slot.owner == 0 {
-                return;
-            }
+        for Connected { peer, .. } in self.store.connected()? {
             sockets.places += 1;
-            let peer = &slot.peer;
             let family = if peer.backend.unmapped().is_some() { Family::V4 } else { Family::V6 };
             // Id 0: what it dialled is dropped, and led nowhere.
             if peer.id != 0 {
                 let key = BackendKey { family, id: peer.id, generation: peer.generation };
                 *sockets.by_backend.entry(key).or_default() += 1;
             }
-        })?;
+        }
         Ok(sockets)
     }
 

@@ -10,7 +10,7 @@ use millrace_common::backend::{Backend, BackendPair, InPair, state};
 use millrace_common::counters::Counter;
 use millrace_common::frontend::{Frontend, FrontendKey};
 use millrace_common::node::SourceKey;
-use millrace_common::peer::{Peer, PeerSlot};
+use millrace_common::peer::{Connected, Peer};
 use millrace_common::row::{Pair, Row};
 use millrace_common::service::{PARTS_MAX, REPORT_BYTES, ServiceKey, ServicePart, ServiceRow};
 use millrace_common::traffic::Traffic;
@@ -24,7 +24,7 @@ use crate::apply::MapStore;
 use crate::plan::op::{Capacity, Op, Snapshot};
 
 /// Every map of the object that is pinned.
-pub const MAP_NAMES: [&str; 26] = [
+pub const MAP_NAMES: [&str; 27] = [
     "frontends_v4",
     "frontends_v6",
     "frontend_filter",
@@ -32,6 +32,7 @@ pub const MAP_NAMES: [&str; 26] = [
     "backends",
     "services",
     "affinity",
+    "peer_owners",
     "peers",
     "peers_overflow",
     "udp_peers",
@@ -77,6 +78,7 @@ pub struct Store {
     sources_v4: Map,
     sources_v6: Map,
     traffic: Map,
+    peer_owners: Map,
     peers: Map,
     counters: Map,
     report: Map,
@@ -100,6 +102,7 @@ impl Store {
             sources_v4: open("source_ranges_v4")?,
             sources_v6: open("source_ranges_v6")?,
             traffic: open("traffic")?,
+            peer_owners: open("peer_owners")?,
             peers: open("peers")?,
             counters: open("counters")?,
             report: open("report")?,
@@ -229,16 +232,27 @@ impl Store {
         self.traffic.read_array(|row: &Traffic| *row != Traffic::default())
     }
 
+    /// What the sockets are connected to that have a place in the `peers` map.
+    pub fn connected(&self) -> Result<Vec<Connected>, MapError> {
+        let owned = self.peer_owners.read_array(|owner: &u64| *owner != 0)?;
+        let mut owned = owned.into_iter().map(|(place, _)| place).peekable();
+        let mut records = Vec::new();
+        if owned.peek().is_some() {
+            self.peers.scan_array(|place, record: Connected| {
+                records.extend(owned.next_if_eq(&place).map(|_| record));
+            })?;
+        }
+        Ok(records)
+    }
+
     /// Whether a connected UDP socket has to be told to dial again: its backend is gone, or it
     /// dialled where nothing served. Every place of the `peers` map is looked at.
     pub fn has_stale_udp(&self) -> Result<bool, MapError> {
         let udp = Protocol::Udp as u8;
-        let of_udp = |slot: &PeerSlot| slot.owner != 0 && slot.protocol == udp;
-        let records = self.peers.read_array(of_udp)?;
-        for (_, slot) in records {
-            let stale = match slot.peer.backend.unmapped() {
-                Some(_) => self.is_gone::<V4>(&slot.peer)?,
-                None => self.is_gone::<V6>(&slot.peer)?,
+        for Connected { peer, .. } in self.connected()?.iter().filter(|row| row.protocol == udp) {
+            let stale = match peer.backend.unmapped() {
+                Some(_) => self.is_gone::<V4>(peer)?,
+                None => self.is_gone::<V6>(peer)?,
             };
             if stale {
                 return Ok(true);

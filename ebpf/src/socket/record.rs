@@ -8,7 +8,7 @@ use millrace_common::affinity::NS_PER_SEC;
 use millrace_common::backend::state;
 use millrace_common::counters::Counter;
 use millrace_common::frontend::FrontendKey;
-use millrace_common::peer::{PEER_SLOTS, Peer, PeerSlot, RECENT_PEERS, UDP_IDLE_SECS, UdpPeers};
+use millrace_common::peer::{Connected, PEER_SLOTS, Peer, RECENT_PEERS, UDP_IDLE_SECS, UdpPeers};
 use millrace_common::select::Target;
 
 use super::tables::Rows;
@@ -42,32 +42,52 @@ pub fn now_secs() -> u32 {
 
 /// The place that a cookie chooses.
 #[inline(always)]
-fn place(cookie: u64) -> Option<*mut PeerSlot> {
-    maps::PEERS.get_ptr_mut(cookie as u32 & (PEER_SLOTS - 1))
+fn place(cookie: u64) -> u32 {
+    cookie as u32 & (PEER_SLOTS - 1)
 }
 
-/// Who has a place; 0: nobody.
-#[inline(always)]
-fn owner(place: *mut PeerSlot) -> u64 {
-    // SAFETY: a row of an array, which stays while the program is loaded; an aligned word is read
-    // whole.
-    unsafe { (&raw const (*place).owner).read_volatile() }
+/// Who has a place.
+struct Owner(*mut u64);
+
+impl Owner {
+    #[inline(always)]
+    fn of(place: u32) -> Option<Self> {
+        maps::PEER_OWNERS.get_ptr_mut(place).map(Self)
+    }
+    /// The socket's cookie; 0: nobody's.
+    #[inline(always)]
+    fn get(&self) -> u64 {
+        // SAFETY: a row of an array, which stays while the program is loaded; an aligned word is
+        // read whole.
+        unsafe { self.0.read_volatile() }
+    }
+    /// Whether the place is free, or this socket's.
+    #[inline(always)]
+    fn is_free_for(&self, cookie: u64) -> bool {
+        let owner = self.get();
+        owner == 0 || owner == cookie
+    }
+    /// Give the place to a socket, or to nobody.
+    #[inline(always)]
+    fn set(&self, cookie: u64) {
+        // SAFETY: as in `get`.
+        unsafe { self.0.write_volatile(cookie) };
+    }
 }
 
-/// Give a place to a socket, or to nobody.
+/// What a place's owner is connected to.
 #[inline(always)]
-fn set_owner(place: *mut PeerSlot, owner: u64) {
-    // SAFETY: as in `owner`.
-    unsafe { (&raw mut (*place).owner).write_volatile(owner) };
+fn record(place: u32) -> Option<*mut Connected> {
+    maps::PEERS.get_ptr_mut(place)
 }
 
 /// What a socket is connected to, if it dialled a frontend.
 #[inline(always)]
 pub fn connected<'a>(cookie: u64, sk: *mut bpf_sock) -> Option<&'a Peer> {
-    let place = place(cookie)?;
-    if owner(place) == cookie {
+    if Owner::of(place(cookie))?.get() == cookie {
+        let record = record(place(cookie))?;
         // SAFETY: a row of an array. Its owner keeps it until it is closed.
-        return Some(unsafe { &(*place).peer });
+        return Some(unsafe { &(*record).peer });
     }
     // SAFETY: null or a value of the map, which lives as long as the socket.
     unsafe { helpers::sk_storage(&maps::PEERS_OVERFLOW, sk).as_ref() }
@@ -80,17 +100,17 @@ pub fn connected<'a>(cookie: u64, sk: *mut bpf_sock) -> Option<&'a Peer> {
 /// one that loses would see its backend's address.
 #[inline(always)]
 pub fn set_connected(cookie: u64, sk: *mut bpf_sock, protocol: Protocol, peer: &Peer) -> bool {
-    if let Some(place) = place(cookie) {
-        let owner = owner(place);
-        if owner == 0 || owner == cookie {
-            set_owner(place, cookie);
-            // SAFETY: a row of an array, this socket's since the line above.
-            unsafe {
-                (*place).peer = *peer;
-                (*place).protocol = protocol as u8;
-            }
-            return true;
+    if let Some(owner) = Owner::of(place(cookie))
+        && let Some(record) = record(place(cookie))
+        && owner.is_free_for(cookie)
+    {
+        owner.set(cookie);
+        // SAFETY: a row of an array, this socket's since the line above.
+        unsafe {
+            (*record).peer = *peer;
+            (*record).protocol = protocol as u8;
         }
+        return true;
     }
     if protocol == Protocol::Udp {
         helpers::count(Counter::UdpRecordHidden);
@@ -119,10 +139,10 @@ pub fn forget_connected(cookie: u64, sk: *mut bpf_sock) {
 /// Forget a socket that is closed; its socket storage goes with it.
 #[inline(always)]
 pub fn forget_closed(cookie: u64) {
-    if let Some(place) = place(cookie)
-        && owner(place) == cookie
+    if let Some(owner) = Owner::of(place(cookie))
+        && owner.get() == cookie
     {
-        set_owner(place, 0);
+        owner.set(0);
     }
 }
 

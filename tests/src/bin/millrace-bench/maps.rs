@@ -11,7 +11,7 @@ use crate::result::ProgramSize;
 
 /// Beginnings of the names of maps that traffic fills: their size is not the Services'.
 const OF_TRAFFIC: [&str; 8] =
-    ["flow", "half_open", "fragments", "parked", "peers", "udp_peers", "affinity", "scratch"];
+    ["flow", "half_open", "fragments", "parked", "peer", "udp_peers", "affinity", "scratch"];
 
 /// Memory of an agent's maps without those that traffic fills, in MiB.
 pub fn configured_mib(agent: u32) -> Result<f64> {
