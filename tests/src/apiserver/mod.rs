@@ -22,6 +22,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::lab::Place;
 
@@ -31,6 +32,8 @@ pub use state::{Counts, Resource};
 
 /// The port of a stopped server may take this long to become free.
 const REBIND_TIMEOUT: Duration = Duration::from_secs(5);
+/// A change that a watch asks for is sent within this time, on a busy machine.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause between two looks at something that is about to happen.
 const TICK: Duration = Duration::from_millis(2);
 
@@ -67,6 +70,8 @@ struct Shared {
     changed: watch::Sender<u64>,
     /// Raised to end all streams; with a 410 in them first if so.
     broken: watch::Sender<(u64, bool)>,
+    /// When a connection last took a line of a watch, to send it.
+    sent: watch::Sender<Option<Instant>>,
 }
 
 impl Shared {
@@ -119,6 +124,7 @@ impl ApiServer {
             events: Mutex::default(),
             changed: watch::Sender::new(0),
             broken: watch::Sender::new((0, false)),
+            sent: watch::Sender::new(None),
         });
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         let listener = bind(place.as_ref(), any_port).context("bind the API server")?;
@@ -152,6 +158,18 @@ impl ApiServer {
         drop(state);
         self.shared.changed.send_replace(version);
         version
+    }
+
+    /// [`Self::put`], and wait until a watch sends it: when its connection took it to be sent. Not
+    /// for a thread that is in a runtime.
+    pub fn put_and_send(&self, object: Value) -> Result<Instant> {
+        let runtime = self.runtime.as_ref().context("the server's runtime is gone")?;
+        let mut sent = self.shared.sent.subscribe();
+        self.put(object);
+        runtime.block_on(async {
+            timeout(SEND_TIMEOUT, sent.changed()).await.context("no watch sends it")??;
+            sent.borrow().context("a time, from the first change on")
+        })
     }
 
     /// Delete an object; whether it was there. The namespace of a Node is empty.

@@ -209,6 +209,7 @@ fn watch(
         Err(_) => return refuse_with(400, "BadRequest", "invalid resource version"),
     };
     let (lines, receiver) = mpsc::channel(STREAM_LINES);
+    let sent = shared.sent.clone();
     let checked = if version == 0 { Ok(()) } else { shared.state().check_version(version) };
     match checked {
         Err(VersionError::TooLarge) => {
@@ -232,9 +233,10 @@ fn watch(
             tokio::spawn(stream.run(limit));
         }
     }
-    let frames = futures::stream::unfold(receiver, |mut receiver| async move {
+    let frames = futures::stream::unfold((receiver, sent), |(mut receiver, sent)| async move {
         let line: String = receiver.recv().await?;
-        Some((Ok(Frame::data(Bytes::from(line))), receiver))
+        sent.send_replace(Some(std::time::Instant::now()));
+        Some((Ok(Frame::data(Bytes::from(line))), (receiver, sent)))
     });
     response(StatusCode::OK, StreamBody::new(frames).boxed())
 }

@@ -129,7 +129,8 @@ impl Changes {
     }
 }
 
-/// From the API server's event to a connection that obeys it.
+/// From the API server's event, when its connection took it to be sent, to a connection that obeys
+/// it.
 fn agent_updates(site: &Site, count: usize, seed: u64) -> Result<Update> {
     let api = site.api.as_ref().context("a site with an API server")?;
     let pid = site.agent_pid()?;
@@ -137,11 +138,8 @@ fn agent_updates(site: &Site, count: usize, seed: u64) -> Result<Update> {
     let before = cpu_us(pid)?;
     for number in 0..count {
         changes.step(number, |_, new| {
-            let slices: Vec<Value> =
-                site.shape.families().iter().map(|&family| new.slice(family)).collect();
-            let begun = monotonic_us()?;
-            api.put_all(slices);
-            Ok(begun)
+            let sent = api.put_and_send(new.slice(Family::V4))?;
+            Ok(monotonic_us()? - sent.elapsed().as_secs_f64() * 1e6)
         })?;
     }
     let cpu_ms = (cpu_us(pid)? - before) / 1e3;
