@@ -221,7 +221,7 @@ mod tests {
         let (_port, port) = taken();
         let check = HealthCheck { port: port.port(), v4: Some(0), v6: None };
         let wanted = Wanted {
-            checks: [(ObjectName::new("shop", "web"), check)].into(),
+            checks: [(ObjectName::new("shop", "web").into(), check)].into(),
             v4: Some(vec![port.ip()]),
             v6: None,
         };

@@ -54,8 +54,8 @@ pub static SERVICES: HashMap<ServiceKey, ServicePart, 130_000, GROWS> = HashMap:
 #[btf_map(name = "affinity")]
 pub static AFFINITY: LruHashMap<AffinityKey, AffinityEntry, 65_536> = LruHashMap::new();
 
-/// Who has a place in `peers`, by the low bits of the socket's cookie. Given back when the socket is
-/// closed, never evicted.
+/// Who has a place in `peers`, which the low bits of its cookie choose. Given back when the socket
+/// is closed, never evicted.
 #[btf_map(name = "peer_owners")]
 pub static PEER_OWNERS: Array<u64, { PEER_SLOTS as usize }, MAPPED> = Array::new();
 

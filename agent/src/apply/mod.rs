@@ -23,7 +23,7 @@ use crate::plan::Planner;
 use crate::plan::occupancy::Occupancy;
 use crate::plan::op::{Capacity, Op, Snapshot};
 use crate::plan::outcome::Conflict;
-use crate::source::ObjectName;
+use crate::source::{ObjectName, SharedName};
 use batch::Batch;
 use no_local::{NoLocal, Tally};
 
@@ -55,23 +55,23 @@ pub struct Round {
 pub struct Reconciler {
     planner: Planner,
     /// Services that do not fit, and why.
-    refused: BTreeMap<ObjectName, String>,
+    refused: BTreeMap<SharedName, String>,
     /// Those of them that are larger than any may be.
-    too_large: BTreeSet<ObjectName>,
+    too_large: BTreeSet<SharedName>,
     /// Frontends that a service does not get, because others have them.
-    conflicts: BTreeMap<ObjectName, Vec<Conflict>>,
+    conflicts: BTreeMap<SharedName, Vec<Conflict>>,
     /// What of a service is not used because of other objects.
-    clashes: BTreeMap<ObjectName, Vec<Problem>>,
+    clashes: BTreeMap<SharedName, Vec<Problem>>,
     /// Services with a frontend that drops clients on this node silently.
-    dropping: BTreeSet<ObjectName>,
+    dropping: BTreeSet<SharedName>,
     /// Service ports without a local endpoint that need one.
     no_local: Tally,
     /// Services whose health load balancers ask for.
-    health: BTreeMap<ObjectName, HealthCheck>,
+    health: BTreeMap<SharedName, HealthCheck>,
     /// A UDP backend is gone since somebody asked.
     udp_gone: bool,
     /// What was said in the log about a service, to say it once.
-    logged: BTreeMap<ObjectName, Vec<String>>,
+    logged: BTreeMap<SharedName, Vec<String>>,
     /// The maps are not what the planner thinks: an operation failed.
     lost: bool,
 }
@@ -153,8 +153,7 @@ impl Reconciler {
             }
             // A service that waited for another's address waits at most once more per release, so
             // this ends.
-            model.oldest_first(&mut retry);
-            waiting = retry;
+            waiting = model.oldest_first(retry);
         }
         batch.flush(store)?;
         Ok(round)
@@ -164,9 +163,9 @@ impl Reconciler {
     fn plan(
         &mut self,
         model: &Model,
-        name: ObjectName,
+        name: SharedName,
         now: Duration,
-    ) -> (Vec<Op>, Vec<ObjectName>) {
+    ) -> (Vec<Op>, Vec<SharedName>) {
         if model.is_unreadable(&name) {
             return (Vec::new(), Vec::new());
         }
@@ -217,7 +216,7 @@ impl Reconciler {
     }
 
     /// Say what is new about a service.
-    fn log(&mut self, name: ObjectName, texts: Vec<String>) {
+    fn log(&mut self, name: SharedName, texts: Vec<String>) {
         let known = self.logged.get(&name);
         for text in texts.iter().filter(|text| !known.is_some_and(|known| known.contains(text))) {
             tracing::warn!("{text}");
@@ -236,7 +235,7 @@ impl Reconciler {
     }
 
     /// Services whose health load balancers ask for.
-    pub const fn health(&self) -> &BTreeMap<ObjectName, HealthCheck> {
+    pub const fn health(&self) -> &BTreeMap<SharedName, HealthCheck> {
         &self.health
     }
 
@@ -267,7 +266,7 @@ impl Reconciler {
 
     /// Services that do not fit, and why.
     pub fn refused(&self) -> impl Iterator<Item = (&ObjectName, &str)> {
-        self.refused.iter().map(|(name, text)| (name, text.as_str()))
+        self.refused.iter().map(|(name, text)| (&**name, text.as_str()))
     }
 
     /// Whether a Service is refused for being larger than any may be.
@@ -277,17 +276,17 @@ impl Reconciler {
 
     /// Frontends that services do not get, and who has them.
     pub fn conflicts(&self) -> impl Iterator<Item = (&ObjectName, &Conflict)> {
-        self.conflicts.iter().flat_map(|(name, all)| all.iter().map(move |c| (name, c)))
+        self.conflicts.iter().flat_map(|(name, all)| all.iter().map(move |c| (&**name, c)))
     }
 
     /// What of services is not used because of other objects.
     pub fn clashes(&self) -> impl Iterator<Item = (&ObjectName, &Problem)> {
-        self.clashes.iter().flat_map(|(name, all)| all.iter().map(move |p| (name, p)))
+        self.clashes.iter().flat_map(|(name, all)| all.iter().map(move |p| (&**name, p)))
     }
 }
 
 /// Remember what there is to say about a service; nothing is not kept.
-fn keep<T>(all: &mut BTreeMap<ObjectName, Vec<T>>, name: &ObjectName, new: Vec<T>) {
+fn keep<T>(all: &mut BTreeMap<SharedName, Vec<T>>, name: &SharedName, new: Vec<T>) {
     if new.is_empty() {
         all.remove(name);
     } else {

@@ -5,7 +5,7 @@ use millrace_common::frontend::{Kind, flags};
 
 use crate::hash::HashMap;
 use crate::model::desired::{Desired, DesiredFamily};
-use crate::source::ObjectName;
+use crate::source::SharedName;
 
 /// Service ports whose policy is Local and whose endpoints are all on other nodes. Ports without
 /// any endpoint are not among them.
@@ -29,7 +29,7 @@ pub struct ByPolicy {
 /// Keeps the sum while Services change.
 #[derive(Default)]
 pub(super) struct Tally {
-    services: HashMap<ObjectName, NoLocal>,
+    services: HashMap<SharedName, NoLocal>,
     total: NoLocal,
 }
 
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
     use crate::model::Model;
     use crate::settings::Policy;
-    use crate::source::{Event, Object};
+    use crate::source::{Event, Object, ObjectName};
 
     /// A Service with these policies and an endpoint on each of these nodes, seen by `here`.
     fn found(internal: &str, external: &str, nodes: &[&str]) -> NoLocal {
@@ -156,7 +156,7 @@ mod tests {
         tally.total = NoLocal { v4: one, v6: one };
         tally.update(&desired);
         assert_eq!(tally.total(), NoLocal::default(), "the Service is gone");
-        desired.service.name.push('2');
+        desired.service = ObjectName::new("default", "web2").into();
         tally.update(&desired);
         assert!(tally.services.is_empty());
     }

@@ -17,7 +17,7 @@ use super::notices::{Board, Notices};
 use super::pages;
 use crate::http::{self as server, Listener, Pages, Place};
 use crate::model::desired::HealthCheck;
-use crate::source::ObjectName;
+use crate::source::{ObjectName, SharedName};
 
 /// How long to wait before a port is tried again that could not be listened on.
 const BIND_AGAIN: Duration = Duration::from_secs(5);
@@ -30,7 +30,7 @@ const ADDRESSES_MAX: usize = 64;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Wanted {
     /// Ports and counts.
-    pub checks: BTreeMap<ObjectName, HealthCheck>,
+    pub checks: BTreeMap<SharedName, HealthCheck>,
     /// The node's IPv4 addresses to serve them on; nothing: all.
     pub v4: Option<Vec<IpAddr>>,
     /// The node's IPv6 addresses.
@@ -55,14 +55,14 @@ impl Wanted {
 /// Which Service has which port. Whoever has one keeps it; of those that come together, the first
 /// by name gets it.
 #[derive(Debug, Default)]
-pub struct Claims(BTreeMap<u16, ObjectName>);
+pub struct Claims(BTreeMap<u16, SharedName>);
 
 impl Claims {
     /// Bring the claims up to date. Returns who does not get his port, and who has it.
     pub fn settle(
         &mut self,
-        checks: &BTreeMap<ObjectName, HealthCheck>,
-    ) -> BTreeMap<ObjectName, Option<ObjectName>> {
+        checks: &BTreeMap<SharedName, HealthCheck>,
+    ) -> BTreeMap<SharedName, Option<SharedName>> {
         self.0.retain(|port, name| checks.get(name).is_some_and(|check| check.port == *port));
         let mut losers = BTreeMap::new();
         for (name, check) in checks {
@@ -100,7 +100,7 @@ pub struct NodePorts {
     monitor: Monitor,
     board: Board,
     claims: Claims,
-    open: BTreeMap<(ObjectName, Family), Open>,
+    open: BTreeMap<(SharedName, Family), Open>,
 }
 
 impl NodePorts {
@@ -158,8 +158,8 @@ impl NodePorts {
     }
 
     /// Close what is not wanted, or is wanted elsewhere.
-    async fn close_others(&mut self, goal: &BTreeMap<(ObjectName, Family), (Vec<Place>, usize)>) {
-        type Key = (ObjectName, Family);
+    async fn close_others(&mut self, goal: &BTreeMap<(SharedName, Family), (Vec<Place>, usize)>) {
+        type Key = (SharedName, Family);
         let stays =
             |key: &Key, open: &Open| goal.get(key).is_some_and(|(at, _)| *at == open.places);
         let closed: Vec<Open> = self
@@ -175,7 +175,7 @@ impl NodePorts {
     /// Serve a port, or only say what it says now.
     fn serve(
         &mut self,
-        key: &(ObjectName, Family),
+        key: &(SharedName, Family),
         places: Vec<Place>,
         count: usize,
     ) -> Result<(), (Place, std::io::Error)> {
@@ -197,7 +197,7 @@ impl NodePorts {
     }
 
     /// The same page for any path and method.
-    fn pages(&self, name: ObjectName, endpoints: Arc<AtomicUsize>) -> Pages {
+    fn pages(&self, name: SharedName, endpoints: Arc<AtomicUsize>) -> Pages {
         let monitor = self.monitor.clone();
         Arc::new(move |_| {
             let healthy = monitor.verdict().healthy;
@@ -212,7 +212,7 @@ impl NodePorts {
     }
 }
 
-fn loss(name: &ObjectName, holder: Option<&ObjectName>, wanted: &Wanted) -> (String, String) {
+fn loss(name: &ObjectName, holder: Option<&SharedName>, wanted: &Wanted) -> (String, String) {
     let port = wanted.checks.get(name).map_or(0, |check| check.port);
     let why = match holder {
         Some(holder) => {

@@ -11,7 +11,7 @@ use super::node_ports::Claims;
 use super::pages;
 use crate::http::Page;
 use crate::model::desired::HealthCheck;
-use crate::source::ObjectName;
+use crate::source::{ObjectName, SharedName};
 
 const BOTH: [Family; 2] = [Family::V4, Family::V6];
 /// Two sync periods.
@@ -153,8 +153,10 @@ fn a_services_page_is_kube_proxys() {
 fn whoever_has_a_port_keeps_it() {
     fn settle(claims: &mut Claims, wanted: &[(&str, u16)]) -> Vec<String> {
         let check = |port| HealthCheck { port, v4: Some(0), v6: None };
-        let checks: BTreeMap<ObjectName, HealthCheck> =
-            wanted.iter().map(|(name, port)| (ObjectName::new("d", *name), check(*port))).collect();
+        let checks: BTreeMap<SharedName, HealthCheck> = wanted
+            .iter()
+            .map(|(name, port)| (ObjectName::new("d", *name).into(), check(*port)))
+            .collect();
         let losers = claims.settle(&checks).into_iter();
         losers.map(|(name, holder)| format!("{name} to {}", holder.unwrap())).collect()
     }

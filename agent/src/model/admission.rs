@@ -9,7 +9,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use millrace_common::address::{Be16, Protocol};
@@ -24,7 +23,7 @@ use super::service::{Addresses, Port};
 use super::slice::Slice;
 use crate::hash::{HashMap, HashSet};
 use crate::settings::DetectLocal;
-use crate::source::{Kind, ObjectName};
+use crate::source::{Kind, SharedName};
 
 /// Everything that decides.
 pub(super) struct Admission<'a> {
@@ -33,9 +32,9 @@ pub(super) struct Admission<'a> {
     pub(super) node: &'a Node,
     pub(super) api_servers: &'a BTreeSet<IpAddr>,
     pub(super) detect_local: &'a DetectLocal,
-    pub(super) services: &'a HashMap<Arc<ObjectName>, Entry>,
+    pub(super) services: &'a HashMap<SharedName, Entry>,
     /// The Service in question.
-    pub(super) name: &'a Arc<ObjectName>,
+    pub(super) name: &'a SharedName,
     /// What was refused.
     pub(super) clashes: RefCell<Clashes>,
 }
@@ -43,15 +42,15 @@ pub(super) struct Admission<'a> {
 /// What was refused, by object.
 #[derive(Default)]
 pub(super) struct Clashes {
-    readings: Vec<(Kind, Arc<ObjectName>, Reading)>,
+    readings: Vec<(Kind, SharedName, Reading)>,
 }
 
 impl Clashes {
-    fn say(&mut self, kind: Kind, object: &Arc<ObjectName>, field: String, fix: String) {
+    fn say(&mut self, kind: Kind, object: &SharedName, field: String, fix: String) {
         let known = self.readings.iter().position(|(k, name, _)| *k == kind && name == object);
         let index = known.unwrap_or_else(|| {
-            let reading = Reading::new(kind, Arc::clone(object));
-            self.readings.push((kind, Arc::clone(object), reading));
+            let reading = Reading::new(kind, object.clone());
+            self.readings.push((kind, object.clone(), reading));
             self.readings.len() - 1
         });
         self.readings[index].2.skip_once(field, fix);
@@ -82,7 +81,7 @@ impl Admission<'_> {
     pub(super) fn grant<A: PerFamily>(
         &self,
         addresses: &Addresses<A>,
-        slices: &[(&Arc<ObjectName>, &Slice)],
+        slices: &[(&SharedName, &Slice)],
     ) -> Granted<A> {
         let balancers = self.granted(&addresses.balancers, Asked::Balancer);
         Granted {
@@ -95,7 +94,7 @@ impl Admission<'_> {
     fn own_endpoints<A: PerFamily>(
         &self,
         balancers: &[A],
-        slices: &[(&Arc<ObjectName>, &Slice)],
+        slices: &[(&SharedName, &Slice)],
     ) -> HashSet<(A, Be16, Protocol)> {
         let taken = self.registry.of::<A>();
         let meant = balancers.iter().copied().filter(|address| taken.is_endpoint(*address));
@@ -176,7 +175,7 @@ impl Admission<'_> {
         address: A,
         port: Be16,
         protocol: Protocol,
-        slice: &Arc<ObjectName>,
+        slice: &SharedName,
     ) -> bool {
         let Some(why) = self.frontend_at(address, port, protocol) else { return true };
         let ip: IpAddr = address.into();

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use millrace_common::address::{Address, Be16, Protocol, V4, V6};
 use millrace_common::frontend::{FrontendKey, Kind, flags};
@@ -17,7 +16,7 @@ use super::sources::{Range, Sources};
 use super::topology::{self, Facts, Policy, fact};
 use super::zones::Zones;
 use crate::settings::{self, NodePortAddresses};
-use crate::source::ObjectName;
+use crate::source::SharedName;
 
 /// Frontends that one Service may ask for, of each family: its ports times its addresses. Both
 /// numbers are its author's, so their product must not be built before it is looked at.
@@ -29,7 +28,7 @@ pub const SERVICE_BACKENDS_MAX: usize = 1 << 20;
 #[derive(Clone, PartialEq, Debug)]
 pub struct Desired {
     /// The Service.
-    pub service: ObjectName,
+    pub service: SharedName,
     /// Its ports, in the order of the object.
     pub ports: Vec<DesiredPort>,
     /// What load balancers are told about it, if they ask this node.
@@ -150,9 +149,9 @@ impl<A> DesiredFamily<A> {
 
 impl Desired {
     /// A Service that should not exist.
-    pub const fn absent(service: ObjectName) -> Self {
+    pub fn absent(service: impl Into<SharedName>) -> Self {
         Self {
-            service,
+            service: service.into(),
             ports: Vec::new(),
             health: None,
             problems: Vec::new(),
@@ -166,7 +165,7 @@ impl Desired {
 pub(super) struct View<'a> {
     pub(super) service: &'a Service,
     /// In the order of their names.
-    pub(super) slices: Vec<(&'a Arc<ObjectName>, &'a Slice)>,
+    pub(super) slices: Vec<(&'a SharedName, &'a Slice)>,
     /// Which slices have which ports.
     pub(super) joins: Joins<'a>,
     pub(super) node: &'a Node,
@@ -180,7 +179,7 @@ pub(super) struct View<'a> {
 type Joins<'a> = Vec<(&'a str, Protocol, usize, Be16)>;
 
 /// Which ports the slices have.
-pub(super) fn join<'a>(slices: &[(&'a Arc<ObjectName>, &'a Slice)]) -> Joins<'a> {
+pub(super) fn join<'a>(slices: &[(&'a SharedName, &'a Slice)]) -> Joins<'a> {
     let mut joins: Joins<'a> = Vec::with_capacity(slices.len());
     for (index, (_, slice)) in slices.iter().enumerate() {
         joins.extend(slice.ports.iter().map(|port| (&*port.name, port.protocol, index, port.port)));

@@ -5,13 +5,11 @@
 //! there last stays in force. Only with a Kubernetes API as the source: who deletes it from a
 //! directory of manifests means it.
 
-use std::sync::Arc;
-
 use super::desired::Desired;
 use super::service::Service;
 use super::slice::Slice;
 use super::{Kind, Model};
-use crate::source::ObjectName;
+use crate::source::{ObjectName, SharedName};
 
 /// The Service by which pods reach the API server.
 const NAMESPACE: &str = "default";
@@ -29,9 +27,9 @@ pub(super) fn is_api_server(name: &ObjectName) -> bool {
 
 /// A Service and its slices, with their names.
 struct Good {
-    name: Arc<ObjectName>,
+    name: SharedName,
     service: Service,
-    slices: Vec<(Arc<ObjectName>, Slice)>,
+    slices: Vec<(SharedName, Slice)>,
 }
 
 /// What was there last.
@@ -72,8 +70,8 @@ impl Model {
         }
         let Some(entry) = self.services.get(name) else { return };
         let slices = entry.slices.iter().filter_map(|slice| self.slices.get_key_value(slice));
-        let slices = slices.map(|(name, seen)| (Arc::clone(name), seen.object.clone())).collect();
-        let name = Arc::new(name.clone());
+        let slices = slices.map(|(name, seen)| (name.clone(), seen.object.clone())).collect();
+        let name = SharedName::new(name.clone());
         let good = entry.service.clone().map(|service| Good { name, service, slices });
         self.guard.good = good;
     }

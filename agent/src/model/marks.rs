@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use millrace_common::address::{V4, V6};
 
@@ -23,7 +22,7 @@ impl Model {
         };
         if changed != Changed::default() {
             let names = self.services.iter().filter(|(_, entry)| touched(entry));
-            self.dirty.extend(names.map(|(name, _)| Arc::clone(name)));
+            self.dirty.extend(names.map(|(name, _)| name.clone()));
         }
     }
 
@@ -52,7 +51,7 @@ impl Model {
             Endpoints::V6(all) => all.iter().any(|endpoint| v6(endpoint.address)),
         };
         let found = self.slices.values().filter(|seen| hit(&seen.object));
-        self.dirty.extend(found.map(|seen| Arc::clone(&seen.object.service)));
+        self.dirty.extend(found.map(|seen| seen.object.service.clone()));
     }
 
     /// Another object came or went that shares an address.

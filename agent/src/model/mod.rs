@@ -34,7 +34,6 @@ mod zones;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use self::desired::Desired;
@@ -53,7 +52,7 @@ use self::triggers::{Pending, Triggers};
 use self::zones::Zones;
 use crate::hash::{HashMap, HashSet};
 use crate::settings::Policy;
-use crate::source::{Event, Kind, Object, ObjectName, slim};
+use crate::source::{Event, Kind, Object, ObjectName, SharedName, slim};
 
 /// Everything known about Services, in compact form.
 pub struct Model {
@@ -66,8 +65,8 @@ pub struct Model {
     /// Addresses of the API server: those that the agent was told, and those of its endpoints.
     api_given: Vec<IpAddr>,
     api_servers: BTreeSet<IpAddr>,
-    services: HashMap<Arc<ObjectName>, Entry>,
-    slices: HashMap<Arc<ObjectName>, Seen<Slice>>,
+    services: HashMap<SharedName, Entry>,
+    slices: HashMap<SharedName, Seen<Slice>>,
     service_list: ListState,
     slice_list: ListState,
     cidr_list: ListState,
@@ -75,13 +74,13 @@ pub struct Model {
     /// The Node was in the list that is being read.
     node_listed: bool,
     /// Services of our own, which no source knows.
-    internal: BTreeMap<Arc<ObjectName>, Desired>,
+    internal: BTreeMap<SharedName, Desired>,
     /// Services that exist and were never readable since the start, and the list that named them.
     unreadable: BTreeMap<ObjectName, u32>,
-    dirty: HashSet<Arc<ObjectName>>,
+    dirty: HashSet<SharedName>,
     pending: Pending,
     triggers: Triggers,
-    problems: BTreeMap<(Kind, Arc<ObjectName>), Box<[Problem]>>,
+    problems: BTreeMap<(Kind, SharedName), Box<[Problem]>>,
     source_conditions: BTreeMap<String, String>,
     guard: Guard,
 }
@@ -97,7 +96,7 @@ struct Entry {
     /// When it was created, in an order; unknown: last.
     age: Age,
     /// Names of its slices, sorted.
-    slices: Vec<Arc<ObjectName>>,
+    slices: Vec<SharedName>,
 }
 
 /// An object and the list it was last seen in.
@@ -188,9 +187,9 @@ impl Model {
 
     /// Have a Service of our own, or another in the place of the one of that name.
     pub fn set_internal(&mut self, desired: Desired) {
-        let name = Arc::new(desired.service.clone());
+        let name = desired.service.clone();
         if self.internal.get(&name) != Some(&desired) {
-            self.internal.insert(Arc::clone(&name), desired);
+            self.internal.insert(name.clone(), desired);
             self.dirty.insert(name);
         }
     }
@@ -208,28 +207,20 @@ impl Model {
     }
 
     /// Services whose desired state may have changed, the oldest first; they are clean from now on.
-    pub fn take_dirty(&mut self) -> Vec<ObjectName> {
+    pub fn take_dirty(&mut self) -> Vec<SharedName> {
         self.pending = Pending::default();
-        let dirty = std::mem::take(&mut self.dirty).into_iter();
-        self.in_order(dirty).map(Arc::unwrap_or_clone).collect()
+        let dirty = std::mem::take(&mut self.dirty);
+        self.oldest_first(dirty)
     }
 
     /// In the order of their age, and of their names where that is the same: of several that want
     /// what nobody has yet, the first one gets it, on every node the same.
-    pub fn oldest_first(&self, names: &mut [ObjectName]) {
-        let taken: Vec<ObjectName> = names.iter_mut().map(std::mem::take).collect();
-        names.iter_mut().zip(self.in_order(taken)).for_each(|(place, name)| *place = name);
-    }
-
-    fn in_order<N: AsRef<ObjectName> + Ord>(
-        &self,
-        names: impl IntoIterator<Item = N>,
-    ) -> impl Iterator<Item = N> {
-        let age = |name: &ObjectName| self.services.get(name).map(|entry| entry.age);
-        let aged = names.into_iter().map(|name| (age(name.as_ref()).unwrap_or_default(), name));
-        let mut aged: Vec<(Age, N)> = aged.collect();
+    pub fn oldest_first(&self, names: impl IntoIterator<Item = SharedName>) -> Vec<SharedName> {
+        let age = |name: &SharedName| self.services.get(name).map(|entry| entry.age);
+        let aged = names.into_iter().map(|name| (age(&name).unwrap_or_default(), name));
+        let mut aged: Vec<(Age, SharedName)> = aged.collect();
         aged.sort_unstable();
-        aged.into_iter().map(|(_, name)| name)
+        aged.into_iter().map(|(_, name)| name).collect()
     }
 
     /// Addresses that the API server is reached at: nobody may claim them.
@@ -239,14 +230,15 @@ impl Model {
     }
 
     /// Have a Service looked at again.
-    pub fn mark_dirty(&mut self, name: ObjectName) {
+    pub fn mark_dirty(&mut self, name: impl Into<SharedName>) {
+        let name = name.into();
         self.guard.may_have_rows(&name);
-        self.dirty.insert(Arc::new(name));
+        self.dirty.insert(name);
     }
 
     /// Have every Service looked at again.
     pub fn mark_all_dirty(&mut self) {
-        self.dirty.extend(self.services.keys().chain(self.internal.keys()).map(Arc::clone));
+        self.dirty.extend(self.services.keys().chain(self.internal.keys()).cloned());
     }
 
     /// Whether [`take_dirty`](Self::take_dirty) would return any.
@@ -289,14 +281,14 @@ impl Model {
         let Some(list) = self.list_mut(kind) else { return };
         list.complete = true;
         let number = list.number;
-        let stale: Vec<Arc<ObjectName>> = match kind {
+        let stale: Vec<SharedName> = match kind {
             Kind::Service => {
                 let known = self.services.iter();
-                known.filter(|(_, e)| e.list != number).map(|(name, _)| Arc::clone(name)).collect()
+                known.filter(|(_, e)| e.list != number).map(|(name, _)| name.clone()).collect()
             }
             Kind::EndpointSlice => {
                 let known = self.slices.iter();
-                known.filter(|(_, s)| s.list != number).map(|(name, _)| Arc::clone(name)).collect()
+                known.filter(|(_, s)| s.list != number).map(|(name, _)| name.clone()).collect()
             }
             Kind::ServiceCidr => self.networks.stale(number),
             Kind::Node => Vec::new(),
@@ -306,7 +298,7 @@ impl Model {
         }
         if kind == Kind::Service {
             let gone = self.unreadable.extract_if(.., |_, list| *list != number);
-            self.dirty.extend(gone.map(|(name, _)| Arc::new(name)));
+            self.dirty.extend(gone.map(|(name, _)| SharedName::new(name)));
             let services = self.services.values();
             let services = services.filter_map(|entry| entry.service.as_ref());
             self.networks.cover_only(services.chain(self.guard.service()));
@@ -349,7 +341,7 @@ impl Model {
     fn apply_service(&mut self, object: &slim::Service) {
         let name = canonical(Kind::Service, object.metadata.object_name());
         let name = self.shared(Kind::Service, name);
-        let mut reading = Reading::new(Kind::Service, Arc::clone(&name));
+        let mut reading = Reading::new(Kind::Service, name.clone());
         let service = Service::read(object, &name, &self.policy.external_ips, &mut reading);
         // What cannot be served at all is kept as a Service without ports, for its problems.
         let problems = reading.finish();
@@ -363,14 +355,14 @@ impl Model {
     /// It is kept like this, or not at all; with its uid and its age.
     fn store_service(
         &mut self,
-        name: &Arc<ObjectName>,
+        name: &SharedName,
         service: Option<Service>,
         (uid, age): (u128, Age),
     ) {
         if self.unreadable.remove(name.as_ref()).is_some() {
-            self.dirty.insert(Arc::clone(name));
+            self.dirty.insert(name.clone());
         }
-        let entry = self.services.entry(Arc::clone(name)).or_default();
+        let entry = self.services.entry(name.clone()).or_default();
         entry.list = self.service_list.number;
         (entry.uid, entry.age) = (uid, age);
         let is_empty = service.is_none() && entry.slices.is_empty();
@@ -382,7 +374,7 @@ impl Model {
             let new = entry.service.as_ref();
             let touched = self.registry.replace_service(name, old.as_ref(), new);
             self.pending.services += 1;
-            self.dirty.insert(Arc::clone(name));
+            self.dirty.insert(name.clone());
             self.mark_touched(touched);
         }
         if is_empty {
@@ -392,16 +384,16 @@ impl Model {
     }
 
     /// The slice belongs to the service from now on.
-    fn link(&mut self, service: &Arc<ObjectName>, slice: &Arc<ObjectName>) {
-        self.dirty.insert(Arc::clone(service));
-        let entry = self.services.entry(Arc::clone(service)).or_default();
+    fn link(&mut self, service: &SharedName, slice: &SharedName) {
+        self.dirty.insert(service.clone());
+        let entry = self.services.entry(service.clone()).or_default();
         if let Err(index) = entry.slices.binary_search(slice) {
-            entry.slices.insert(index, Arc::clone(slice));
+            entry.slices.insert(index, slice.clone());
         }
     }
 
-    fn unlink(&mut self, service: &Arc<ObjectName>, slice: &Arc<ObjectName>) {
-        self.dirty.insert(Arc::clone(service));
+    fn unlink(&mut self, service: &SharedName, slice: &SharedName) {
+        self.dirty.insert(service.clone());
         let Some(entry) = self.services.get_mut(service) else { return };
         if let Ok(index) = entry.slices.binary_search(slice) {
             entry.slices.remove(index);
@@ -409,7 +401,7 @@ impl Model {
         self.drop_if_empty(service);
     }
 
-    fn drop_if_empty(&mut self, name: &Arc<ObjectName>) {
+    fn drop_if_empty(&mut self, name: &SharedName) {
         let entry = self.services.get(name);
         if entry.is_some_and(|entry| entry.service.is_none() && entry.slices.is_empty()) {
             self.services.remove(name);
@@ -421,22 +413,22 @@ impl Model {
             return;
         }
         self.node_listed = true;
-        let name = Arc::new(ObjectName::new("", self.node_name.as_str()));
-        let mut reading = Reading::new(Kind::Node, Arc::clone(&name));
+        let name = SharedName::new(ObjectName::new("", self.node_name.as_str()));
+        let mut reading = Reading::new(Kind::Node, name.clone());
         let changed = self.node.update(object, &mut reading);
         self.mark_after(changed);
         self.store_problems(Kind::Node, name, reading.finish());
     }
 
     fn apply_cidr(&mut self, object: &slim::ServiceCidr) {
-        let name = Arc::new(canonical(Kind::ServiceCidr, object.metadata.object_name()));
-        let mut reading = Reading::new(Kind::ServiceCidr, Arc::clone(&name));
+        let name = SharedName::new(canonical(Kind::ServiceCidr, object.metadata.object_name()));
+        let mut reading = Reading::new(Kind::ServiceCidr, name.clone());
         let before = self.networks.apply(object, &name, self.cidr_list.number, &mut reading);
         self.mark_after_cidrs(before);
         self.store_problems(Kind::ServiceCidr, name, reading.finish());
     }
 
-    fn store_problems(&mut self, kind: Kind, name: Arc<ObjectName>, problems: Box<[Problem]>) {
+    fn store_problems(&mut self, kind: Kind, name: SharedName, problems: Box<[Problem]>) {
         if problems.is_empty() {
             self.problems.remove(&(kind, name));
         } else {
@@ -445,12 +437,12 @@ impl Model {
     }
 
     /// The name, sharing memory with the one already known.
-    fn shared(&self, kind: Kind, name: ObjectName) -> Arc<ObjectName> {
+    fn shared(&self, kind: Kind, name: ObjectName) -> SharedName {
         let known = match kind {
             Kind::Service => self.services.get_key_value(&name).map(|(name, _)| name),
             Kind::EndpointSlice => self.slices.get_key_value(&name).map(|(name, _)| name),
             Kind::Node | Kind::ServiceCidr => None,
         };
-        known.map(Arc::clone).unwrap_or_else(|| Arc::new(name))
+        known.cloned().unwrap_or_else(|| SharedName::new(name))
     }
 }

@@ -5,7 +5,6 @@
 //! concerns them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use millrace_common::address::{Address, V4, V6};
@@ -15,7 +14,7 @@ use super::address::{parse_range, unusable};
 use super::family::PerFamily;
 use super::problem::Reading;
 use super::service::Service;
-use crate::source::{ObjectName, slim};
+use crate::source::{ObjectName, SharedName, slim};
 
 /// Both families' networks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -47,7 +46,7 @@ pub(super) struct Networks {
     v4: Prefix<V4>,
     v6: Prefix<V6>,
     /// ServiceCIDR objects, with the list each was last seen in.
-    cidrs: BTreeMap<Arc<ObjectName>, (Box<[IpNetwork]>, u32)>,
+    cidrs: BTreeMap<SharedName, (Box<[IpNetwork]>, u32)>,
     /// The networks of these that are told apart.
     apart: Apart,
 }
@@ -94,11 +93,11 @@ impl Networks {
     pub(super) fn apply(
         &mut self,
         object: &slim::ServiceCidr,
-        name: &Arc<ObjectName>,
+        name: &SharedName,
         list: u32,
         reading: &mut Reading,
     ) -> Option<Apart> {
-        self.cidrs.insert(Arc::clone(name), (read(object, reading), list));
+        self.cidrs.insert(name.clone(), (read(object, reading), list));
         self.tell_apart()
     }
 
@@ -127,9 +126,9 @@ impl Networks {
     }
 
     /// ServiceCIDRs that are not in this list.
-    pub(super) fn stale(&self, list: u32) -> Vec<Arc<ObjectName>> {
+    pub(super) fn stale(&self, list: u32) -> Vec<SharedName> {
         let stale = self.cidrs.iter().filter(|(_, (_, seen))| *seen != list);
-        stale.map(|(name, _)| Arc::clone(name)).collect()
+        stale.map(|(name, _)| name.clone()).collect()
     }
 
     /// As the packet path needs them.

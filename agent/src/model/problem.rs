@@ -1,9 +1,8 @@
 //! What is wrong with an object, in words an operator can act on.
 
 use std::fmt;
-use std::sync::Arc;
 
-use crate::source::{Kind, ObjectName};
+use crate::source::{Kind, SharedName};
 
 /// Problems kept per object: one object full of garbage says enough with the first few.
 pub const PROBLEMS_PER_OBJECT: usize = 16;
@@ -17,7 +16,7 @@ pub struct Problem {
     /// Kind of the object.
     pub kind: Kind,
     /// Its name.
-    pub object: Arc<ObjectName>,
+    pub object: SharedName,
     /// Path of the field, such as `spec.externalIPs[0]`.
     pub field: String,
     /// What stands there.
@@ -49,13 +48,13 @@ impl fmt::Display for Problem {
 /// Collects the problems of one object while it is read.
 pub(super) struct Reading {
     kind: Kind,
-    object: Arc<ObjectName>,
+    object: SharedName,
     problems: Vec<Problem>,
     left_out: usize,
 }
 
 impl Reading {
-    pub(super) fn new(kind: Kind, object: Arc<ObjectName>) -> Self {
+    pub(super) fn new(kind: Kind, object: SharedName) -> Self {
         Self { kind, object, problems: Vec::new(), left_out: 0 }
     }
 
@@ -73,7 +72,7 @@ impl Reading {
         let value = value.to_string().chars().take(VALUE_CHARS).collect();
         self.problems.push(Problem {
             kind: self.kind,
-            object: Arc::clone(&self.object),
+            object: self.object.clone(),
             field: field.into(),
             value,
             fix: fix.into(),

@@ -4,7 +4,6 @@
 //! back as [`Touched`].
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use millrace_common::address::{V4, V6};
 
@@ -12,7 +11,7 @@ use super::family::PerFamily;
 use super::service::{Addresses, Service};
 use super::slice::{Endpoints, Slice};
 use crate::hash::HashMap;
-use crate::source::ObjectName;
+use crate::source::SharedName;
 
 /// Both families.
 #[derive(Default)]
@@ -28,16 +27,16 @@ pub(super) struct Taken<A> {
     /// How many Services have it as ClusterIP.
     cluster_ips: HashMap<A, u32>,
     /// Services that ask for it as externalIP or as load balancer IP.
-    asked: HashMap<A, Vec<Arc<ObjectName>>>,
+    asked: HashMap<A, Vec<SharedName>>,
     /// Those of them to whom a load balancer gave it.
-    balanced: HashMap<A, Vec<Arc<ObjectName>>>,
+    balanced: HashMap<A, Vec<SharedName>>,
 }
 
 /// What a change may have changed for others.
 #[derive(Default)]
 pub(super) struct Touched {
     /// Services that ask for an address which others have now, or have no longer.
-    pub(super) services: Vec<Arc<ObjectName>>,
+    pub(super) services: Vec<SharedName>,
     /// Addresses of endpoints that are frontends now, or are no longer.
     pub(super) endpoints: Vec<IpAddr>,
 }
@@ -64,7 +63,7 @@ impl Registry {
     /// A Service is replaced by another state of itself.
     pub(super) fn replace_service(
         &mut self,
-        name: &Arc<ObjectName>,
+        name: &SharedName,
         old: Option<&Service>,
         new: Option<&Service>,
     ) -> Touched {
@@ -112,7 +111,7 @@ impl Registry {
     }
 
     /// All Services that ask for addresses.
-    pub(super) fn askers(&self) -> impl Iterator<Item = &Arc<ObjectName>> {
+    pub(super) fn askers(&self) -> impl Iterator<Item = &SharedName> {
         let v4 = self.v4.asked.values().flatten();
         v4.chain(self.v6.asked.values().flatten())
     }
@@ -128,17 +127,17 @@ impl<A: PerFamily> Taken<A> {
         self.cluster_ips.contains_key(&address)
     }
     /// Services that ask for it.
-    fn askers(&self, address: A) -> &[Arc<ObjectName>] {
+    fn askers(&self, address: A) -> &[SharedName] {
         self.asked.get(&address).map_or(&[], Vec::as_slice)
     }
     /// Services to whom a load balancer gave it.
-    pub(super) fn balanced(&self, address: A) -> &[Arc<ObjectName>] {
+    pub(super) fn balanced(&self, address: A) -> &[SharedName] {
         self.balanced.get(&address).map_or(&[], Vec::as_slice)
     }
 
     fn service(
         &mut self,
-        name: &Arc<ObjectName>,
+        name: &SharedName,
         addresses: &Addresses<A>,
         step: Move,
         touched: &mut Touched,
@@ -200,14 +199,14 @@ fn distinct<'a, A: PerFamily>(addresses: impl Iterator<Item = &'a A>) -> Vec<A> 
 
 /// A Service is one of those at the address, or no longer.
 fn note<A: PerFamily>(
-    index: &mut HashMap<A, Vec<Arc<ObjectName>>>,
+    index: &mut HashMap<A, Vec<SharedName>>,
     address: A,
-    name: &Arc<ObjectName>,
+    name: &SharedName,
     step: Move,
 ) {
     let names = index.entry(address).or_default();
     match step {
-        Move::Comes => names.push(Arc::clone(name)),
+        Move::Comes => names.push(name.clone()),
         Move::Goes => names.retain(|other| other != name),
     }
     if names.is_empty() {

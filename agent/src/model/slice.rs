@@ -1,7 +1,5 @@
 //! EndpointSlices, cut down to what selection reads: eight bytes per IPv4 endpoint.
 
-use std::sync::Arc;
-
 use millrace_common::address::{Be16, Family, Protocol, V4, V6};
 
 use super::address::{parse_address, unusable};
@@ -11,7 +9,7 @@ use super::problem::Reading;
 use super::service::protocol;
 use super::topology::fact;
 use super::zones::{ZoneSet, Zones};
-use crate::source::{Kind, ObjectName, slim};
+use crate::source::{Kind, ObjectName, SharedName, slim};
 
 /// The label that names the Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -22,7 +20,7 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 #[derive(Clone, PartialEq)]
 pub(super) struct Slice {
     /// The Service it belongs to.
-    pub(super) service: Arc<ObjectName>,
+    pub(super) service: SharedName,
     pub(super) ports: Box<[SlicePort]>,
     pub(super) endpoints: Endpoints,
 }
@@ -72,7 +70,7 @@ impl Slice {
     /// The compact form; what cannot be used is left out and reported.
     pub(super) fn read(
         object: &slim::EndpointSlice,
-        service: Arc<ObjectName>,
+        service: SharedName,
         mut context: Context<'_>,
     ) -> Self {
         let ports = read_ports(&object.ports, context.reading);

@@ -1,14 +1,12 @@
 //! EndpointSlices that come, change and go.
 
-use std::sync::Arc;
-
 use super::guard::is_api_server;
 use super::names::canonical;
 use super::problem::Reading;
 use super::slice::{self, Context, Slice};
 use super::triggers::{self, Trigger};
 use super::{Model, Seen};
-use crate::source::{Kind, ObjectName, slim};
+use crate::source::{Kind, SharedName, slim};
 
 impl Model {
     /// The slice is as given.
@@ -19,10 +17,10 @@ impl Model {
         };
         let name = self.shared(Kind::EndpointSlice, name);
         let service = self.shared(Kind::Service, service);
-        let mut reading = Reading::new(Kind::EndpointSlice, Arc::clone(&name));
+        let mut reading = Reading::new(Kind::EndpointSlice, name.clone());
         let context =
             Context { node_name: &self.node_name, zones: &mut self.zones, reading: &mut reading };
-        let slice = Slice::read(object, Arc::clone(&service), context);
+        let slice = Slice::read(object, service.clone(), context);
         let at = triggers::time_of(object, &mut reading);
         let family = triggers::family_of(object);
         let trigger = at.zip(family).map(|(at, family)| Trigger { service, family, at });
@@ -33,7 +31,7 @@ impl Model {
     /// It is kept like this, or not at all; its Service is dirty if that is another state.
     pub(super) fn store_slice(
         &mut self,
-        name: &Arc<ObjectName>,
+        name: &SharedName,
         slice: Option<Slice>,
         trigger: Option<Trigger>,
     ) {
@@ -54,7 +52,7 @@ impl Model {
         let old = old.map(|old| old.object);
         let touched = self.registry.replace_slice(old.as_ref(), slice.as_ref());
         self.mark_touched(touched);
-        let services = [&old, &slice].map(|s| s.as_ref().map(|s| Arc::clone(&s.service)));
+        let services = [&old, &slice].map(|s| s.as_ref().map(|s| s.service.clone()));
         if let Some(service) = &services[0] {
             self.unlink(service, name);
         }
@@ -64,9 +62,9 @@ impl Model {
                 if let Some(trigger) = trigger.filter(|_| before != caused) {
                     self.triggers.add(name, trigger);
                 }
-                let service = Arc::clone(&object.service);
+                let service = object.service.clone();
                 self.link(&service, name);
-                self.slices.insert(Arc::clone(name), Seen { object, list, trigger: caused });
+                self.slices.insert(name.clone(), Seen { object, list, trigger: caused });
                 self.remember_good(&service);
             }
             None => self.triggers.drop_of(name),

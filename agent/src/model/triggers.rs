@@ -4,7 +4,6 @@
 //! latency. What was caused before the agent started is not its doing and is left out, and so is a
 //! slice that goes: its time is that of the change before.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,7 +12,7 @@ use millrace_common::address::Family;
 use super::Model;
 use super::problem::Reading;
 use crate::hash::HashMap;
-use crate::source::{ObjectName, slim};
+use crate::source::{SharedName, slim};
 
 /// Times kept until their endpoints are served, at most. Rounds come many times a second; only
 /// while none succeeds do they pile up, and then these say enough.
@@ -26,7 +25,7 @@ const FIELD: &str = "metadata.annotations[endpoints.kubernetes.io/last-change-tr
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Trigger {
     /// The Service whose endpoints changed.
-    pub service: Arc<ObjectName>,
+    pub service: SharedName,
     /// Their family.
     pub family: Family,
     /// When it was caused, since the epoch.
@@ -47,7 +46,7 @@ pub struct Pending {
 pub(super) struct Triggers {
     /// What was caused before is of no interest; none: nothing is.
     since: Option<Duration>,
-    waiting: HashMap<Arc<ObjectName>, Vec<Trigger>>,
+    waiting: HashMap<SharedName, Vec<Trigger>>,
     count: usize,
 }
 
@@ -71,16 +70,16 @@ impl Model {
 
 impl Triggers {
     /// The slice changed, and this was the cause.
-    pub(super) fn add(&mut self, slice: &Arc<ObjectName>, trigger: Trigger) {
+    pub(super) fn add(&mut self, slice: &SharedName, trigger: Trigger) {
         let is_ours = self.since.is_some_and(|since| trigger.at >= since);
         if is_ours && self.count < TRIGGERS_MAX {
-            self.waiting.entry(Arc::clone(slice)).or_default().push(trigger);
+            self.waiting.entry(slice.clone()).or_default().push(trigger);
             self.count += 1;
         }
     }
 
     /// The slice is gone.
-    pub(super) fn drop_of(&mut self, slice: &Arc<ObjectName>) {
+    pub(super) fn drop_of(&mut self, slice: &SharedName) {
         let dropped = self.waiting.remove(slice);
         self.count -= dropped.map_or(0, |dropped| dropped.len());
     }

@@ -1,7 +1,6 @@
 //! The desired state of one Service, from all that the model knows.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 
 use super::Model;
 use super::admission::{Admission, Clashes};
@@ -9,7 +8,7 @@ use super::desired::{Desired, View, join};
 use super::problem::Problem;
 use super::service::Service;
 use super::slice::Slice;
-use crate::source::{Kind, ObjectName};
+use crate::source::{Kind, ObjectName, SharedName};
 
 impl Model {
     /// What a Service should look like on this node. No ports: it should not exist.
@@ -23,10 +22,10 @@ impl Model {
 
     /// What follows from what is known of a Service.
     pub(super) fn known(&self, name: &ObjectName) -> Desired {
-        let mut desired = Desired::absent(name.clone());
         let Some((name, entry)) = self.services.get_key_value(name) else {
-            return desired;
+            return Desired::absent(name.clone());
         };
+        let mut desired = Desired::absent(name.clone());
         let Some(service) = &entry.service else {
             return desired;
         };
@@ -49,9 +48,9 @@ impl Model {
     /// All that decides about this Service with these slices.
     pub(super) fn view<'a>(
         &'a self,
-        name: &'a Arc<ObjectName>,
+        name: &'a SharedName,
         service: &'a Service,
-        slices: Vec<(&'a Arc<ObjectName>, &'a Slice)>,
+        slices: Vec<(&'a SharedName, &'a Slice)>,
     ) -> View<'a> {
         View {
             service,
@@ -73,8 +72,10 @@ impl Model {
         }
     }
 
-    fn problems_of(&self, kind: Kind, name: &Arc<ObjectName>) -> impl Iterator<Item = Problem> {
-        let problems = self.problems.get(&(kind, Arc::clone(name)));
+    fn problems_of(&self, kind: Kind, name: &SharedName) -> impl Iterator<Item = Problem> {
+        // There are hardly ever any.
+        let has_any = !self.problems.is_empty();
+        let problems = has_any.then(|| self.problems.get(&(kind, name.clone()))).flatten();
         problems.into_iter().flatten().cloned()
     }
 }

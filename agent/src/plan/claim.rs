@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use millrace_common::address::{Address, Protocol};
 use millrace_common::frontend::{FrontendKey, Kind};
@@ -15,17 +14,17 @@ use super::outcome::Conflict;
 use super::rows::Installed;
 use crate::hash::HashMap;
 use crate::model::desired::{DesiredFrontend, DesiredPort};
-use crate::source::ObjectName;
+use crate::source::{ObjectName, SharedName};
 
 /// Frontends of one family: who has them and who waits for them.
 pub(super) struct Tables<A> {
     owners: HashMap<FrontendKey<A>, Owner>,
-    waiting: HashMap<FrontendKey<A>, BTreeSet<Arc<ObjectName>>>,
+    waiting: HashMap<FrontendKey<A>, BTreeSet<SharedName>>,
 }
 
 /// Who has a frontend.
 struct Owner {
-    service: Arc<ObjectName>,
+    service: SharedName,
     kind: Kind,
 }
 
@@ -36,7 +35,7 @@ pub(super) struct Claims<A> {
     /// All keys granted.
     pub(super) keys: HashMap<FrontendKey<A>, Kind>,
     /// Keys taken from other services.
-    pub(super) evicted: Vec<(FrontendKey<A>, Arc<ObjectName>)>,
+    pub(super) evicted: Vec<(FrontendKey<A>, SharedName)>,
     /// Keys not granted, because other services have them.
     pub(super) waits: Vec<FrontendKey<A>>,
     /// The same in words.
@@ -53,11 +52,7 @@ impl<A> Default for Tables<A> {
 
 impl<A: PerFamily> Claims<A> {
     /// Settle what `name` gets.
-    pub(super) fn settle(
-        tables: &Tables<A>,
-        name: &Arc<ObjectName>,
-        ports: &[DesiredPort],
-    ) -> Self {
+    pub(super) fn settle(tables: &Tables<A>, name: &SharedName, ports: &[DesiredPort]) -> Self {
         let mut claims = Self {
             granted: vec![Vec::new(); ports.len()],
             keys: HashMap::default(),
@@ -82,7 +77,7 @@ impl<A: PerFamily> Claims<A> {
     fn grant(
         &mut self,
         tables: &Tables<A>,
-        name: &Arc<ObjectName>,
+        name: &SharedName,
         index: usize,
         wanted: &DesiredFrontend<A>,
     ) {
@@ -94,7 +89,7 @@ impl<A: PerFamily> Claims<A> {
             None => self.new_rows += 1,
             Some(owner) if owner.service == *name => {}
             Some(owner) if wanted.kind == Kind::ClusterIp && owner.kind != Kind::ClusterIp => {
-                self.evicted.push((wanted.key, Arc::clone(&owner.service)));
+                self.evicted.push((wanted.key, owner.service.clone()));
             }
             Some(owner) => {
                 self.waits.push(wanted.key);
@@ -126,25 +121,25 @@ impl<A: PerFamily> Tables<A> {
     pub(super) fn adopt(
         &mut self,
         key: FrontendKey<A>,
-        service: &Arc<ObjectName>,
+        service: &SharedName,
         kind: Kind,
     ) -> Option<Kind> {
-        let before = self.owners.insert(key, Owner { service: Arc::clone(service), kind });
+        let before = self.owners.insert(key, Owner { service: service.clone(), kind });
         before.map(|owner| owner.kind)
     }
 
     /// Frontends change owners as claimed. Returns the services that waited for one just released.
     pub(super) fn hand_over(
         &mut self,
-        name: &Arc<ObjectName>,
+        name: &SharedName,
         old: &Installed,
         claims: &Claims<A>,
-    ) -> Vec<Arc<ObjectName>> {
+    ) -> Vec<SharedName> {
         for key in A::waits(old) {
             self.stop_waiting(key, name);
         }
         for key in &claims.waits {
-            self.waiting.entry(*key).or_default().insert(Arc::clone(name));
+            self.waiting.entry(*key).or_default().insert(name.clone());
         }
         let mut waiters = Vec::new();
         let had = old.ports.iter().flat_map(|port| &A::rows(port).frontends);
@@ -162,7 +157,7 @@ impl<A: PerFamily> Tables<A> {
         waiters
     }
 
-    fn stop_waiting(&mut self, key: &FrontendKey<A>, name: &Arc<ObjectName>) {
+    fn stop_waiting(&mut self, key: &FrontendKey<A>, name: &SharedName) {
         let Some(names) = self.waiting.get_mut(key) else { return };
         names.remove(name);
         if names.is_empty() {

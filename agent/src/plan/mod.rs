@@ -23,7 +23,6 @@ mod slots;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_common::address::{Family, V4, V6};
@@ -40,14 +39,14 @@ use self::rows::{Installed, Port};
 use self::slots::Slots;
 use crate::hash::HashMap;
 use crate::model::desired::Desired;
-use crate::source::ObjectName;
+use crate::source::{ObjectName, SharedName};
 
 pub use self::grace::GRACE;
 
 /// What is in the maps, and how to change it.
 pub struct Planner {
     capacity: Capacity,
-    services: HashMap<Arc<ObjectName>, Installed>,
+    services: HashMap<SharedName, Installed>,
     /// Their ports, all told.
     ports: usize,
     pools: Pools,
@@ -135,8 +134,8 @@ impl Planner {
         }
         let known = self.services.get_key_value(&desired.service);
         let (name, old) = match known {
-            Some((name, old)) => (Arc::clone(name), Some(old)),
-            None => (Arc::new(desired.service.clone()), None),
+            Some((name, old)) => (name.clone(), Some(old)),
+            None => (desired.service.clone(), None),
         };
         let claims = (
             Claims::settle(&self.v4, &name, &desired.ports),
@@ -164,7 +163,7 @@ impl Planner {
     /// The service has these ports from now on.
     fn commit(
         &mut self,
-        name: &Arc<ObjectName>,
+        name: &SharedName,
         old: Installed,
         ports: Vec<Port>,
         claims: (Claims<V4>, Claims<V6>),
@@ -176,7 +175,7 @@ impl Planner {
         let waits_v4 = self.hand_over(name, &old, claims.0, &mut planned, now);
         let waits_v6 = self.hand_over(name, &old, claims.1, &mut planned, now);
         if !ports.is_empty() {
-            self.services.insert(Arc::clone(name), Installed { ports, waits_v4, waits_v6 });
+            self.services.insert(name.clone(), Installed { ports, waits_v4, waits_v6 });
         }
         planned.retry.sort_unstable();
         planned.retry.dedup();
@@ -186,7 +185,7 @@ impl Planner {
     /// Frontends change owners as claimed. Returns the keys that the service goes on waiting for.
     fn hand_over<A: PerFamily>(
         &mut self,
-        name: &Arc<ObjectName>,
+        name: &SharedName,
         old: &Installed,
         claims: Claims<A>,
         planned: &mut Planned,
@@ -197,16 +196,16 @@ impl Planner {
             for freed in installed.evict(key) {
                 self.quarantine.hold(freed, now);
             }
-            planned.retry.push(ObjectName::clone(loser));
+            planned.retry.push(loser.clone());
         }
         let waiters = A::tables(self).hand_over(name, old, &claims).into_iter();
         let others = waiters.filter(|waiter| waiter != name);
-        planned.retry.extend(others.map(Arc::unwrap_or_clone));
+        planned.retry.extend(others);
         planned.conflicts.extend(claims.conflicts);
         claims.waits
     }
 
-    fn refuse(&self, service: ObjectName, shortage: Shortage) -> Refused {
+    fn refuse(&self, service: SharedName, shortage: Shortage) -> Refused {
         Refused {
             service,
             map: shortage.map,

@@ -5,7 +5,7 @@ use std::fmt;
 use millrace_common::frontend::Kind;
 
 use crate::plan::op::Op;
-use crate::source::ObjectName;
+use crate::source::{ObjectName, SharedName};
 
 /// A Service was planned.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -15,7 +15,7 @@ pub struct Planned {
     /// Frontends the Service wants and does not get.
     pub conflicts: Vec<Conflict>,
     /// Services to plan next, because a frontend they want was released or taken from them.
-    pub retry: Vec<ObjectName>,
+    pub retry: Vec<SharedName>,
 }
 
 /// A frontend that two services claim.
@@ -119,7 +119,7 @@ pub(super) struct Shortage {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub struct Refused {
     /// The Service.
-    pub service: ObjectName,
+    pub service: SharedName,
     /// The map that is full.
     pub map: Map,
     /// Rows needed; slots are needed in one piece.

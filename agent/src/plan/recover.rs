@@ -6,7 +6,6 @@
 //! marked gone, then names of nobody go.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use millrace_common::address::{Family, Protocol};
 use millrace_common::backend::{Backend, state};
@@ -23,7 +22,7 @@ use super::rows::{BackendRow, Port, Rows};
 use crate::hash::HashMap;
 use crate::model::desired::{BackendAddress, List};
 use crate::model::sources::Range;
-use crate::source::ObjectName;
+use crate::source::{ObjectName, SharedName};
 
 /// See [`Planner::recover`].
 pub(super) fn recover(capacity: Capacity, snapshot: Snapshot) -> (Planner, Vec<Op>) {
@@ -53,7 +52,7 @@ struct Recovery {
     /// The slots array.
     slots: Vec<u32>,
     /// Ports by service id.
-    ports: BTreeMap<u32, (Arc<ObjectName>, Port)>,
+    ports: BTreeMap<u32, (SharedName, Port)>,
     /// Blocks by first slot.
     blocks: HashMap<u32, Block>,
     frontend_repairs: Vec<Op>,
@@ -75,7 +74,7 @@ impl Recovery {
     fn services(&mut self, mut rows: Vec<(u32, ServiceRow)>) {
         rows.sort_unstable_by_key(|(id, _)| *id);
         let end = self.planner.capacity.services.saturating_add(1);
-        let mut names: BTreeMap<ObjectName, Arc<ObjectName>> = BTreeMap::new();
+        let mut names: BTreeMap<ObjectName, SharedName> = BTreeMap::new();
         let mut known = BTreeSet::new();
         let mut taken = BTreeSet::new();
         for (id, row) in rows {
@@ -99,11 +98,11 @@ impl Recovery {
                 }
                 continue;
             };
-            let name = names.entry(name.clone()).or_insert_with(|| Arc::new(name));
+            let name = names.entry(name.clone()).or_insert_with(|| SharedName::new(name));
             let (v4, v6) = (Rows::default(), Rows::default());
             let rows = row.parts();
             let port = Port { id, rows, name: port_name, protocol, v4, v6 };
-            self.ports.insert(id, (Arc::clone(name), port));
+            self.ports.insert(id, (name.clone(), port));
         }
         self.planner.pools.services = Ids::without(end, &taken);
     }

@@ -5,10 +5,13 @@
 
 pub mod files;
 pub mod kube;
+mod name;
 pub mod open;
 pub mod slim;
 
 use std::fmt;
+
+pub use self::name::{ObjectName, SharedName};
 
 /// Events a source may have sent and the reconcile loop not yet taken.
 pub const EVENT_QUEUE_EVENTS: usize = 4096;
@@ -44,38 +47,6 @@ impl fmt::Display for Kind {
             Self::Node => "Node",
             Self::ServiceCidr => "ServiceCIDR",
         })
-    }
-}
-
-/// Namespace and name. The namespace of a Node or ServiceCIDR is empty.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
-pub struct ObjectName {
-    /// Namespace; empty for cluster-scoped objects.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
-}
-
-impl ObjectName {
-    /// From its parts.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
-    }
-}
-
-impl AsRef<Self> for ObjectName {
-    fn as_ref(&self) -> &Self {
-        self
-    }
-}
-
-impl fmt::Display for ObjectName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.namespace.is_empty() {
-            f.write_str(&self.name)
-        } else {
-            write!(f, "{}/{}", self.namespace, self.name)
-        }
     }
 }
 

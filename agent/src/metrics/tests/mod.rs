@@ -5,7 +5,6 @@ mod dashboards;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -26,7 +25,7 @@ use crate::plan::Planner;
 use crate::plan::occupancy::MapRoom;
 use crate::plan::op::Capacity;
 use crate::report::{Condition, Report, Severity};
-use crate::source::{Event, Kind, ObjectName};
+use crate::source::{Event, Kind, ObjectName, SharedName};
 
 /// Buckets A of the specification: 0.001 * 2^i, i = 0..14.
 const A: &str = "0.001 0.002 0.004 0.008 0.016 0.032 0.064 0.128 0.256 0.512 1.024 2.048 4.096 \
@@ -339,9 +338,9 @@ fn every_outcome_is_shown_and_packets_add_up() {
 #[test]
 fn programming_takes_from_the_cause_until_now() {
     let metrics = Metrics::new().unwrap();
-    let service = Arc::new(ObjectName::new("shop", "web"));
+    let service = SharedName::new(ObjectName::new("shop", "web"));
     let trigger = |age: u64, family| Trigger {
-        service: Arc::clone(&service),
+        service: SharedName::clone(&service),
         family,
         at: since_epoch() - Duration::from_secs(age),
     };

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::settings::DetectLocal;
+use crate::source::SharedName;
 
 const OTHERS: &str = "203.0.113.77";
 
@@ -146,11 +147,11 @@ fn a_claim_is_judged_again_when_the_address_changes_hands() {
         model.take_dirty();
         assert_eq!(gets(&model, "svc", FrontendKind::ExternalIp), [OTHERS]);
         model.apply(comes);
-        assert!(model.take_dirty().contains(&name("svc")), "{what} comes");
+        assert!(model.take_dirty().contains(&name("svc").into()), "{what} comes");
         assert!(gets(&model, "svc", FrontendKind::ExternalIp).is_empty(), "{what} comes");
         assert_eq!(clashes(&model, "svc").len(), 1, "{what}");
         model.apply(goes);
-        assert!(model.take_dirty().contains(&name("svc")), "{what} goes");
+        assert!(model.take_dirty().contains(&name("svc").into()), "{what} goes");
         assert_eq!(gets(&model, "svc", FrontendKind::ExternalIp), [OTHERS], "{what} goes");
         assert!(clashes(&model, "svc").is_empty(), "{what}");
     }
@@ -158,7 +159,7 @@ fn a_claim_is_judged_again_when_the_address_changes_hands() {
     model.apply(balanced("svc", "10.96.0.50", &[OTHERS]));
     model.take_dirty();
     model.apply(slice_of("kubernetes", &["192.0.2.250", OTHERS]));
-    assert!(model.take_dirty().contains(&name("svc")));
+    assert!(model.take_dirty().contains(&name("svc").into()));
     assert!(gets(&model, "svc", FrontendKind::LoadBalancer).is_empty());
     model.apply(slice_of("kubernetes", &["192.0.2.250"]));
     assert_eq!(gets(&model, "svc", FrontendKind::LoadBalancer), [OTHERS]);
@@ -209,10 +210,10 @@ fn endpoints_on_frontends_get_no_traffic_and_the_others_do() {
     assert_eq!(backends(&model, "svc"), [format!("{OTHERS}:80")]);
     model.take_dirty();
     model.apply(balanced("lb", "10.96.0.60", &[OTHERS]));
-    assert!(model.take_dirty().contains(&name("svc")));
+    assert!(model.take_dirty().contains(&name("svc").into()));
     assert!(backends(&model, "svc").is_empty());
     model.apply(delete(Kind::Service, "lb"));
-    assert!(model.take_dirty().contains(&name("svc")));
+    assert!(model.take_dirty().contains(&name("svc").into()));
     assert_eq!(backends(&model, "svc"), [format!("{OTHERS}:80")]);
 }
 
@@ -290,9 +291,8 @@ fn of_several_that_come_together_the_oldest_is_first() {
         ],
     );
     assert_eq!(model.take_dirty(), ["b", "c", "a", "aa"].map(name));
-    let mut names = ["c", "gone", "b"].map(name).to_vec();
-    model.oldest_first(&mut names);
-    assert_eq!(names, ["b", "c", "gone"].map(name));
+    let names = ["c", "gone", "b"].map(name).map(SharedName::new);
+    assert_eq!(model.oldest_first(names), ["b", "c", "gone"].map(name));
 }
 
 #[test]

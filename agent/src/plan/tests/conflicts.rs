@@ -55,7 +55,7 @@ fn a_cluster_ip_takes_it_from_any_other_kind() {
         let winner = simple("b", 9, &[2]);
         bench.plan(&loser);
         let planned = bench.plan(&winner);
-        assert_eq!((planned.retry, planned.conflicts.len()), (vec![name("a")], 0));
+        assert_eq!((planned.retry, planned.conflicts.len()), (vec![name("a").into()], 0));
         assert_eq!(bench.maps.answers()[&(ip(9), 80, 6)].service, "ns/b:");
         let planned = bench.plan(&loser);
         assert!(planned.ops.is_empty(), "its other frontend is as it was");

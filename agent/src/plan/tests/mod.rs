@@ -23,7 +23,7 @@ use super::{GRACE, Planner};
 use crate::model::desired::{
     BackendAddress, Desired, DesiredFamily, DesiredFrontend, DesiredPort, List,
 };
-use crate::source::ObjectName;
+use crate::source::{ObjectName, SharedName};
 
 const ROOMY: Capacity =
     Capacity { services: 1000, backends: 1000, slots: 10_000, frontends: 1000, sources: 1000 };

@@ -143,7 +143,7 @@ pub(super) fn from_scratch(desired: &[Desired]) -> (maps::Answers, maps::Clients
 }
 
 /// Plan until nobody is left to be planned again.
-pub(super) fn settle(bench: &mut Bench, wanted: &BTreeMap<ObjectName, Desired>, first: &Desired) {
+pub(super) fn settle(bench: &mut Bench, wanted: &BTreeMap<SharedName, Desired>, first: &Desired) {
     let mut queue = vec![first.clone()];
     let mut rounds = 0;
     while let Some(desired) = queue.pop() {

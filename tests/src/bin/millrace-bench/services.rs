@@ -49,6 +49,8 @@ impl Protocol {
     }
 }
 
+/// Seconds of a day.
+const DAY_SECS: u32 = 24 * 3600;
 /// The four Services besides the many; their index is that of the last of the many and this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extra {
@@ -183,7 +185,8 @@ impl Entry {
         if let Some(port) = self.node_port {
             service = service.node_port_for_all(port);
         }
-        if self.local { service.external_local().value() } else { service.value() }
+        let service = if self.local { service.external_local() } else { service };
+        self.created(service.value())
     }
 
     /// Its slice in one family.
@@ -197,7 +200,18 @@ impl Entry {
             let address = self::server(family, *node, *server).ip();
             Endpoint::ready(address, &format!("n{node}"))
         };
-        slice.endpoints(self.endpoints.iter().map(endpoint)).value()
+        self.created(slice.endpoints(self.endpoints.iter().map(endpoint)).value())
+    }
+
+    /// With what an API server says of every object: its uid, and when it was created, a second
+    /// after the one before.
+    fn created(&self, mut object: Value) -> Value {
+        let (day, second) = (self.index / DAY_SECS, self.index % DAY_SECS);
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        let time = format!("2026-01-{:02}T{hour:02}:{minute:02}:{second:02}Z", day + 1);
+        object["metadata"]["creationTimestamp"] = time.into();
+        object["metadata"]["uid"] = format!("be9c0000-0000-4000-8000-{:012x}", self.index).into();
+        object
     }
 
     /// All its objects.
