@@ -175,6 +175,32 @@ async fn an_older_api_server_has_no_service_cidrs_and_that_is_no_fault() -> Resu
     Ok(())
 }
 
+/// Services can be selected by their ClusterIP since Kubernetes 1.31.
+#[tokio::test]
+async fn an_older_api_server_sends_headless_services_too() -> Result<()> {
+    let server = ApiServer::start().await?;
+    server.know_no_fields_of_services(true);
+    server.put_all([service("a", "10.96.0.1"), service("headless", "None")]);
+    let mut lab = Lab::start(server, timing()).await?;
+    lab.agree("a list without the selector").await?;
+    lab.server.put(service("b", "10.96.0.2"));
+    lab.agree("a watch without the selector").await?;
+    assert_eq!(lab.fold.count("begin Service"), 1);
+    assert!(lab.fold.conditions.is_empty(), "{:?}", lab.fold.conditions);
+    Ok(())
+}
+
+/// A control plane that is rolled back, while its watches go on.
+#[tokio::test]
+async fn an_api_server_that_becomes_older_is_asked_for_all() -> Result<()> {
+    let mut lab = Lab::synced().await?;
+    lab.server.put(service("headless", "None"));
+    lab.server.know_no_fields_of_services(true);
+    lab.server.break_watches();
+    lab.agree("everything").await?;
+    lab.fold.until("all well", LIMIT, |fold| fold.conditions.is_empty()).await
+}
+
 #[tokio::test]
 async fn pages() -> Result<()> {
     let server = ApiServer::start().await?;

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use millrace_tests::agent::{Agent, Source};
 use millrace_tests::apiserver::real::{ETCD, KUBE_APISERVER, Programs, RealApi};
-use millrace_tests::lab::Lab;
+use millrace_tests::lab::{Family, Lab, Node};
 use millrace_tests::manifest::{self, Object as _, Service};
 use millrace_tests::wait::{self, CHANGE_TIMEOUT};
 use millrace_tests::world::{SMALL_MAPS, World, cluster_ip, reach, unreachable};
@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 
 /// The namespace of the objects that `manifest` builds.
 const NAMESPACE: &str = "shop";
+/// The number of the Service's ClusterIP. The first is the API server's own Service's.
+const NUMBER: u16 = 20;
 
 /// Everything in `deploy/manifests/install.yaml`.
 fn install() -> Result<Vec<Value>> {
@@ -23,11 +25,26 @@ fn install() -> Result<Vec<Value>> {
     manifest::documents(&text)
 }
 
-/// A Service at ClusterIP number 1.
+/// Where the API server is to be had: what it does not say of itself here, since it listens to its
+/// node alone.
+fn kubernetes(node: &Node) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": { "kubernetes.io/service-name": "kubernetes" },
+        },
+        "addressType": "IPv4",
+        "endpoints": [{ "addresses": [node.address(Family::V4)] }],
+        "ports": [{ "name": "https", "port": 6443, "protocol": "TCP" }],
+    })
+}
+
+/// A Service.
 fn web(world: &World) -> Value {
     let mut service = Service::new("web");
     for &family in world.lab.families() {
-        service = service.cluster_ip(cluster_ip(family, 1).ip());
+        service = service.cluster_ip(cluster_ip(family, NUMBER).ip());
     }
     let mut value = service.port("main", "TCP", 80).port("main-udp", "UDP", 80).value();
     if world.lab.families().len() > 1 {
@@ -53,7 +70,7 @@ fn reaches(world: &World, servers: &[&str]) -> Result<()> {
         .lab
         .families()
         .iter()
-        .try_for_each(|&family| reach(client, cluster_ip(family, 1), servers))
+        .try_for_each(|&family| reach(client, cluster_ip(family, NUMBER), servers))
 }
 
 #[test]
@@ -69,6 +86,7 @@ fn what_is_served_follows_a_real_api_server() -> Result<()> {
         "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE },
     });
     api.apply(&namespace)?;
+    api.apply(&kubernetes(node))?;
     api.apply(&manifest::node(node, world.lab.families(), Some("zone-a")))?;
     for object in install()? {
         api.apply(&object)?;
@@ -98,8 +116,12 @@ fn what_is_served_follows_a_real_api_server() -> Result<()> {
         ensure!(events.to_string().contains("\"reason\":\"Starting\""), "{events}");
         Ok(())
     })?;
-    let status = agent.status_json()?;
-    ensure!(status["agent"]["conditions"] == json!([]), "{status}");
+    // A server that has just started refuses everything until it has read who may do what.
+    wait::until("the agent to have no complaint", CHANGE_TIMEOUT, || {
+        let status = agent.status_json()?;
+        ensure!(status["agent"]["conditions"] == json!([]), "{}", status["agent"]["conditions"]);
+        Ok(())
+    })?;
 
     api.delete(&web(&world))?;
     let client = world.lab.pod("n1", "client");
@@ -107,6 +129,6 @@ fn what_is_served_follows_a_real_api_server() -> Result<()> {
         .lab
         .families()
         .iter()
-        .try_for_each(|&family| unreachable(client, cluster_ip(family, 1)))?;
+        .try_for_each(|&family| unreachable(client, cluster_ip(family, NUMBER)))?;
     agent.stop()
 }

@@ -121,7 +121,7 @@ impl Writer {
                 None
             }
             Err(Failure::Never(why)) => {
-                tracing::debug!("an Event was not taken: {why}");
+                tracing::info!("an Event was not taken: {why}");
                 self.ledger.done(say, Outcome::Settled, now);
                 None
             }

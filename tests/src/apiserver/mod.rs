@@ -48,6 +48,8 @@ struct Faults {
     list_delays: BTreeMap<Resource, Duration>,
     /// Know nothing of these.
     missing: BTreeSet<Resource>,
+    /// Know no fields of Services.
+    old_fields: bool,
     /// Answer writes of Events with this status.
     event_status: Option<u16>,
     /// Refuse requests without this token.
@@ -279,6 +281,11 @@ impl ApiServer {
         } else {
             missing.remove(&resource);
         }
+    }
+
+    /// Be a server before Kubernetes 1.31, which cannot select Services by their fields.
+    pub fn know_no_fields_of_services(&self, old: bool) {
+        self.shared.faults().old_fields = old;
     }
 
     /// Refuse requests that do not bear this token.

@@ -30,14 +30,22 @@ pub(super) struct Selection {
 
 impl Selection {
     /// Parse both; an error is what the API server would say.
-    pub fn parse(resource: Resource, labels: &str, fields: &str) -> Result<Self, String> {
+    ///
+    /// `old`: as a server before Kubernetes 1.31, where Services have no fields of their own.
+    pub fn parse(
+        resource: Resource,
+        labels: &str,
+        fields: &str,
+        old: bool,
+    ) -> Result<Self, String> {
         let labels = terms(labels)?;
         let fields = terms(fields)?;
         let known = FIELDS.iter().find(|(other, _)| *other == resource);
         let known = known.map_or(&[][..], |(_, fields)| fields);
         for term in &fields {
             match term {
-                Term::Equals(field, _) | Term::Differs(field, _) if known.contains(&&**field) => {}
+                Term::Equals(field, _) | Term::Differs(field, _)
+                    if known.contains(&&**field) && !(old && field.starts_with("spec.")) => {}
                 other => return Err(format!("field label not supported: {other:?}")),
             }
         }
@@ -112,10 +120,13 @@ mod tests {
             ("", "spec.clusterIP!=None", false),
             ("", "spec.type!=ExternalName,metadata.name=a", true),
         ] {
-            let selection = Selection::parse(Resource::Services, labels, fields).unwrap();
+            let selection = Selection::parse(Resource::Services, labels, fields, false).unwrap();
             assert_eq!(selection.selects(&object), expect, "{labels} {fields}");
         }
-        assert!(Selection::parse(Resource::Nodes, "", "spec.clusterIP=x").is_err());
-        assert!(Selection::parse(Resource::Nodes, "x in (1)", "").is_err());
+        let fields = "spec.clusterIP!=None";
+        assert!(Selection::parse(Resource::Services, "", fields, true).is_err());
+        assert!(Selection::parse(Resource::Services, "", "metadata.name=a", true).is_ok());
+        assert!(Selection::parse(Resource::Nodes, "", "spec.clusterIP=x", false).is_err());
+        assert!(Selection::parse(Resource::Nodes, "x in (1)", "", false).is_err());
     }
 }

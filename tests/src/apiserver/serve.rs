@@ -73,7 +73,8 @@ async fn answer(
         return Ok(refusal);
     }
     let part = |key| query.get(key).map_or("", String::as_str);
-    let selection = match Selection::parse(resource, part("labelSelector"), part("fieldSelector")) {
+    let (labels, fields) = (part("labelSelector"), part("fieldSelector"));
+    let selection = match Selection::parse(resource, labels, fields, faults.old_fields) {
         Ok(selection) => selection,
         Err(message) => return Ok(refuse_with(400, "BadRequest", &message)),
     };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use kube::core::Status;
 
 /// Codes of the API that matter here.
+const BAD_REQUEST: u16 = 400;
 const UNAUTHORIZED: u16 = 401;
 const FORBIDDEN: u16 = 403;
 const NOT_FOUND: u16 = 404;
@@ -51,6 +52,10 @@ impl Failure {
     /// The server does not have the resource at all.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Refused(status) if status.code == NOT_FOUND)
+    }
+    /// The server does not understand what it is asked.
+    pub fn is_bad_request(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code == BAD_REQUEST)
     }
     /// The same watch may work later: the server is busy, starting, or does not let us in (yet).
     /// Anything else is answered with a new list, which cannot repeat the same mistake.

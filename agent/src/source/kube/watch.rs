@@ -14,7 +14,7 @@ use kube::runtime::utils::ResetTimerBackoff;
 use kube::runtime::watcher::ExponentialBackoff;
 use tokio::sync::mpsc::Sender;
 use tokio::time::{sleep, timeout};
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::decode::Raw;
 use super::failure::Failure;
@@ -103,12 +103,14 @@ pub async fn watch_with(client: Client, node_name: &str, sender: Sender<Event>, 
 }
 
 /// What is watched. The selectors are kube-proxy's, applied by the server: an object that leaves
-/// the selection arrives as a deletion.
+/// the selection arrives as a deletion. The model wants none of what they leave out.
 struct Resource {
     kind: Kind,
     path: &'static str,
     labels: Option<&'static str>,
     fields: Option<String>,
+    /// Older API servers do not know the fields, and then everything is asked for.
+    fields_are_optional: bool,
     /// Older API servers do not have it, and then there is nothing to know.
     is_optional: bool,
 }
@@ -119,7 +121,9 @@ impl Resource {
             kind: Kind::Service,
             path: rights::SERVICES.path,
             labels: Some("!service.kubernetes.io/service-proxy-name"),
+            // Known since Kubernetes 1.31.
             fields: Some("spec.clusterIP!=None".into()),
+            fields_are_optional: true,
             is_optional: false,
         }
     }
@@ -129,6 +133,7 @@ impl Resource {
             path: rights::ENDPOINT_SLICES.path,
             labels: Some("!service.kubernetes.io/headless"),
             fields: None,
+            fields_are_optional: false,
             is_optional: false,
         }
     }
@@ -138,8 +143,13 @@ impl Resource {
             path: rights::NODES.path,
             labels: None,
             fields: Some(format!("metadata.name={name}")),
+            fields_are_optional: false,
             is_optional: false,
         }
+    }
+    /// Whether there is a selector that an older server may not understand.
+    fn can_do_without_fields(&self) -> bool {
+        self.fields_are_optional && self.fields.is_some()
     }
     /// In the API since Kubernetes 1.33.
     fn service_cidrs() -> Self {
@@ -148,6 +158,7 @@ impl Resource {
             path: rights::SERVICE_CIDRS.path,
             labels: None,
             fields: None,
+            fields_are_optional: false,
             is_optional: true,
         }
     }
@@ -210,6 +221,12 @@ impl Follower {
             }
             Err(failure) if failure.is_missing() && self.resource.is_optional => {
                 self.nothing_there().await;
+                (Position::List { paged: true }, true)
+            }
+            Err(failure) if failure.is_bad_request() && self.resource.can_do_without_fields() => {
+                let (kind, why) = (self.resource.kind, failure.describe());
+                info!(%kind, why, "an older API server: asking for all and leaving some out here");
+                self.resource.fields = None;
                 (Position::List { paged: true }, true)
             }
             Err(failure) => {
