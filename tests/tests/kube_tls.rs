@@ -26,7 +26,8 @@ async fn a_system_without_certificate_authorities_will_do() -> Result<()> {
         KubeConfig { service_account, ..KubeConfig::from_url(url, "n1") }
     };
     client(&with("http://127.0.0.1:8080")).await.context("nothing to be trusted")?;
-    let nobody = client(&with("https://127.0.0.1:6443")).await.err().context("whom does it trust")?;
+    let nobody =
+        client(&with("https://127.0.0.1:6443")).await.err().context("whom does it trust")?;
     ensure!(format!("{nobody:#}").contains("check its CA"), "{nobody:#}");
     fs::write(account.join("ca.crt"), authority()?)?;
     client(&with("https://127.0.0.1:6443")).await.context("the service account's")?;

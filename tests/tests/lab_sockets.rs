@@ -9,9 +9,9 @@ use millrace_tests::probe::{self, Held, Outcome};
 use millrace_tests::wait::{self, CHANGE_TIMEOUT};
 use millrace_tests::world::{Client, TARGET_PORT, World, cluster_ip, reach, refused};
 
-/// A UDP client that keeps sending reaches the new server by then; the upstream test allows 60 s.
 /// The guard comes with the change, or at the next tick of the agent.
 const GUARD_TIMEOUT: Duration = Duration::from_secs(1);
+/// A UDP client that keeps sending reaches the new server by then; the upstream test allows 60 s.
 const CYCLE_LIMIT: Duration = Duration::from_secs(15);
 
 /// Two services with one backend each, on different nodes.

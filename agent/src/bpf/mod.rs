@@ -4,9 +4,8 @@
 //! bpffs; [`object`] loads the programs; [`attach`] links them to hooks of the cgroup without ever
 //! leaving one empty, [`packet`] to hooks of devices (by [`tcx`] or [`clsact`]); [`store`],
 //! [`node_maps`] and [`flows`] write and read the rows of a [`map`], many rows of an array as
-//! memory (`window`), [`flow_filter`] and `frontend_filter` among them;
-//! [`sys`] is the part of `bpf(2)` that aya lacks; [`inventory`] lists what the kernel holds of all
-//! owners.
+//! memory (`window`), [`flow_filter`] and `frontend_filter` among them; [`sys`] is the part of
+//! `bpf(2)` that aya lacks; [`inventory`] lists what the kernel holds of all owners.
 
 pub mod attach;
 pub mod clsact;

@@ -359,7 +359,7 @@ impl Model {
         service: Option<Service>,
         (uid, age): (u128, Age),
     ) {
-        if self.unreadable.remove(name.as_ref()).is_some() {
+        if self.unreadable.remove::<ObjectName>(name).is_some() {
             self.dirty.insert(name.clone());
         }
         let entry = self.services.entry(name.clone()).or_default();

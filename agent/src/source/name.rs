@@ -25,12 +25,6 @@ impl ObjectName {
     }
 }
 
-impl AsRef<Self> for ObjectName {
-    fn as_ref(&self) -> &Self {
-        self
-    }
-}
-
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.namespace.is_empty() {
@@ -82,12 +76,6 @@ impl Deref for SharedName {
     type Target = ObjectName;
     fn deref(&self) -> &ObjectName {
         &self.0.name
-    }
-}
-
-impl AsRef<ObjectName> for SharedName {
-    fn as_ref(&self) -> &ObjectName {
-        self
     }
 }
 
