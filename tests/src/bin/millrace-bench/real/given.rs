@@ -11,6 +11,8 @@ use crate::options::Options;
 /// What a run without them says.
 pub const HINT: &str = "kube-proxy's rules are measured, a real kube-proxy is not: \
     --kube-proxy PATH --kube-apiserver PATH --etcd PATH give it lanes of its own";
+/// The first Kubernetes 1.x whose kube-proxy has a mode nftables (KEP-3866).
+const NFTABLES_SINCE: u32 = 29;
 /// Any of the bits that let somebody execute a file.
 const EXECUTABLE: u32 = 0o111;
 
@@ -59,15 +61,27 @@ impl Given {
             ("kube-apiserver", &self.kube_apiserver),
             ("etcd", &self.etcd),
         ];
-        let version = |path: &Path| {
-            let output = Command::new(path).arg("--version").output();
-            let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-            let text = text.unwrap_or_default();
-            let line = text.lines().next().unwrap_or("of an unknown version");
-            line.trim_start_matches("etcd Version:").trim().to_owned()
-        };
         programs.map(|(name, path)| (name.to_owned(), version(path))).to_vec()
     }
+
+    /// Whether this kube-proxy can be asked for nftables; one that does not tell its version is.
+    pub fn has_nftables(&self) -> bool {
+        minor(&version(&self.kube_proxy)).is_none_or(|minor| minor >= NFTABLES_SINCE)
+    }
+}
+
+/// What a program says of itself.
+fn version(path: &Path) -> String {
+    let output = Command::new(path).arg("--version").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let text = text.unwrap_or_default();
+    let line = text.lines().next().unwrap_or("of an unknown version");
+    line.trim_start_matches("etcd Version:").trim().to_owned()
+}
+
+/// The 36 of "Kubernetes v1.36.2".
+fn minor(version: &str) -> Option<u32> {
+    version.strip_prefix("Kubernetes v1.")?.split('.').next()?.parse().ok()
 }
 
 /// The whole path of a flag's file, if that can be executed.
@@ -109,6 +123,13 @@ mod tests {
         assert!(two.starts_with("--kube-proxy and --etcd without --kube-apiserver: "), "{two}");
         let one = refusal("bench --etcd /bin/sh");
         assert!(one.starts_with("--etcd without --kube-proxy and --kube-apiserver: "), "{one}");
+    }
+
+    #[test]
+    fn older_ones_have_no_nftables() {
+        assert_eq!(minor("Kubernetes v1.36.2"), Some(36));
+        assert_eq!(minor("Kubernetes v1.29.0-alpha.1"), Some(29));
+        assert_eq!(minor("of an unknown version"), None);
     }
 
     #[test]

@@ -55,10 +55,15 @@ pub fn measure(options: &Options, given: &Given, run: &mut Run) -> Result<Vec<Si
     if !options.wants(Part::Traffic) && !options.wants(Part::Control) {
         return Ok(sites);
     }
+    let mut dataplanes = DATAPLANES.to_vec();
+    if !given.has_nftables() {
+        println!("{} has no nftables mode: left out", given.kube_proxy.display());
+        dataplanes.retain(|dataplane| *dataplane != Dataplane::KubeProxy(Mode::Nftables));
+    }
     for &services in SIZES[usize::from(!options.quick)] {
         let shape = Shape { services, endpoints_each: ENDPOINTS, dual: false };
         let mut api = None;
-        for dataplane in DATAPLANES {
+        for &dataplane in &dataplanes {
             let begun = Instant::now();
             let mut site = Site::build(dataplane, shape)?;
             let name = format!("{}, {} Services", dataplane.name(), thousands(services));
