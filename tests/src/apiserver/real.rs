@@ -270,7 +270,7 @@ impl RealApi {
         let apply = request("PATCH", &format!("{path}?{query}"), APPLY, Some(&object))?;
         self.send(apply)?;
         let Some(status) = status else { return Ok(()) };
-        // Replaced, not applied: a node's addresses are no set by type, as their schema says.
+        // Replaced, not applied: for that a node could have one address of each type.
         let status = json!({ "status": status });
         self.send(request("PATCH", &format!("{path}/status"), MERGE, Some(&status))?).map(drop)
     }

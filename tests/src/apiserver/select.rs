@@ -12,6 +12,16 @@ const FIELDS: [(Resource, &[&str]); 4] = [
     (Resource::ServiceCidrs, &["metadata.name"]),
 ];
 
+/// Fields of Services before Kubernetes 1.31.
+const OLD_SERVICE_FIELDS: &[&str] = &["metadata.name", "metadata.namespace"];
+
+fn known_fields(resource: Resource, old: bool) -> &'static [&'static str] {
+    if old && resource == Resource::Services {
+        return OLD_SERVICE_FIELDS;
+    }
+    FIELDS.iter().find(|(other, _)| *other == resource).map_or(&[], |(_, fields)| fields)
+}
+
 /// One requirement.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Term {
@@ -31,7 +41,7 @@ pub(super) struct Selection {
 impl Selection {
     /// Parse both; an error is what the API server would say.
     ///
-    /// `old`: as a server before Kubernetes 1.31, where Services have no fields of their own.
+    /// `old`: as a server before Kubernetes 1.31, where Services have fewer fields.
     pub fn parse(
         resource: Resource,
         labels: &str,
@@ -40,12 +50,10 @@ impl Selection {
     ) -> Result<Self, String> {
         let labels = terms(labels)?;
         let fields = terms(fields)?;
-        let known = FIELDS.iter().find(|(other, _)| *other == resource);
-        let known = known.map_or(&[][..], |(_, fields)| fields);
+        let known = known_fields(resource, old);
         for term in &fields {
             match term {
-                Term::Equals(field, _) | Term::Differs(field, _)
-                    if known.contains(&&**field) && !(old && field.starts_with("spec.")) => {}
+                Term::Equals(field, _) | Term::Differs(field, _) if known.contains(&&**field) => {}
                 other => return Err(format!("field label not supported: {other:?}")),
             }
         }

@@ -121,8 +121,8 @@ fn from_environment() -> Result<Config> {
 }
 
 /// Where the system's certificate authorities have no say they need not be there: our image has
-/// none. kube (5.0) reads them even where it then trusts the file of another, unless it is given
-/// some list.
+/// none. kube (5.0) loads them even where only `root_cert_file` counts or nobody is asked, unless
+/// it is given a list; an empty one will do.
 fn do_without_system_roots(config: &mut Config) {
     let is_plain = config.cluster_url.scheme_str() == Some("http");
     if is_plain || config.root_cert_file.is_some() || config.accept_invalid_certs {

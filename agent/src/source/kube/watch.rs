@@ -103,13 +103,14 @@ pub async fn watch_with(client: Client, node_name: &str, sender: Sender<Event>, 
 }
 
 /// What is watched. The selectors are kube-proxy's, applied by the server: an object that leaves
-/// the selection arrives as a deletion. The model wants none of what they leave out.
+/// the selection arrives as a deletion.
 struct Resource {
     kind: Kind,
     path: &'static str,
     labels: Option<&'static str>,
     fields: Option<String>,
-    /// Older API servers do not know the fields, and then everything is asked for.
+    /// Older API servers do not know the fields: they are asked for everything, and the model
+    /// leaves out what is not wanted.
     fields_are_optional: bool,
     /// Older API servers do not have it, and then there is nothing to know.
     is_optional: bool,
@@ -147,10 +148,6 @@ impl Resource {
             is_optional: false,
         }
     }
-    /// Whether there is a selector that an older server may not understand.
-    fn can_do_without_fields(&self) -> bool {
-        self.fields_are_optional && self.fields.is_some()
-    }
     /// In the API since Kubernetes 1.33.
     fn service_cidrs() -> Self {
         Self {
@@ -161,6 +158,10 @@ impl Resource {
             fields_are_optional: false,
             is_optional: true,
         }
+    }
+    /// Whether there is a selector that an older server may not understand.
+    fn can_do_without_fields(&self) -> bool {
+        self.fields_are_optional && self.fields.is_some()
     }
 }
 
