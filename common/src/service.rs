@@ -13,35 +13,84 @@ pub const PORT_NAME_BYTES: usize = 63;
 /// Size of the single row of the `report` map: JSON text, zero-padded.
 pub const REPORT_BYTES: usize = 65_536;
 
-/// Bytes of one row of the `services` map. With these nearly all names fit into one row, which with
-/// its key fills what the kernel gives a row of it.
-pub const PART_BYTES: usize = 64;
+/// Bytes of one part of a service port's row. Nearly all names fit into one.
+pub const PART_BYTES: usize = 72;
+/// Service ids whose parts are together in one row of the `services` map: with its key that is what
+/// fits into the 512 bytes which the kernel gives such a row. To insert a row takes the kernel
+/// longer than to copy one.
+pub const IDS_IN_BLOCK: u32 = 6;
 /// Longest text of the three names.
 const TEXT_BYTES: usize = NAMESPACE_BYTES + NAME_BYTES + PORT_NAME_BYTES;
 /// What stands before the text: the lengths and the protocol.
 const HEAD_BYTES: usize = 4;
-/// Rows that the longest names take.
+/// Parts that the longest names take.
 pub const PARTS_MAX: u32 = (HEAD_BYTES + TEXT_BYTES).div_ceil(PART_BYTES) as u32;
 
 /// Key of the `services` map.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct ServiceKey {
-    /// The service id.
-    pub id: u32,
-    /// Which part of its row, from 0. There is no part without those before it.
+    /// The service id, divided by [`IDS_IN_BLOCK`].
+    pub block: u32,
+    /// Which part of the rows of these ids, from 0. There is no part without those before it.
     pub part: u32,
 }
 
-/// Value of the `services` map: the bytes of a [`ServiceRow`], as many as it needs, in parts.
+/// Part of a [`ServiceRow`]'s bytes, of which there are as many as it needs. All zero: there is
+/// none.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ServicePart(pub [u8; PART_BYTES]);
+
+/// Value of the `services` map: the same part of the rows of neighbouring ids.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ServiceBlock([ServicePart; IDS_IN_BLOCK as usize]);
+
+impl ServiceKey {
+    /// Where a part of an id's row is.
+    pub const fn of(id: u32, part: u32) -> Self {
+        Self { block: id / IDS_IN_BLOCK, part }
+    }
+
+    /// The ids that share it.
+    pub const fn ids(self) -> core::ops::Range<u32> {
+        let first = self.block.saturating_mul(IDS_IN_BLOCK);
+        first..first.saturating_add(IDS_IN_BLOCK)
+    }
+
+    /// Rows of the map that are enough for so many ids, however long their names are.
+    pub const fn rows_for(ids: u32) -> u32 {
+        ids.div_ceil(IDS_IN_BLOCK).saturating_mul(PARTS_MAX)
+    }
+}
+
+impl ServicePart {
+    /// No part.
+    pub const NONE: Self = Self([0; PART_BYTES]);
+}
+
+impl ServiceBlock {
+    /// Of none of them.
+    pub const EMPTY: Self = Self([ServicePart::NONE; IDS_IN_BLOCK as usize]);
+
+    /// An id's part.
+    pub const fn part(&self, id: u32) -> ServicePart {
+        self.0[(id % IDS_IN_BLOCK) as usize]
+    }
+
+    /// As [`part`](Self::part), to be written.
+    pub const fn part_mut(&mut self, id: u32) -> &mut ServicePart {
+        &mut self.0[(id % IDS_IN_BLOCK) as usize]
+    }
+}
 
 // SAFETY: two 32-bit words.
 unsafe impl Row for ServiceKey {}
 // SAFETY: bytes only.
 unsafe impl Row for ServicePart {}
+// SAFETY: parts, which have no padding.
+unsafe impl Row for ServiceBlock {}
 
 /// What service id N means. A service is one port of a Kubernetes Service, the unit of load
 /// balancing.
@@ -73,13 +122,13 @@ impl ServiceRow {
         Some(row)
     }
 
-    /// Rows of the map that it takes.
+    /// Parts that it takes.
     pub fn parts(&self) -> u32 {
         let text: usize = self.bytes[..3].iter().map(|length| usize::from(*length)).sum();
         ((HEAD_BYTES + text).div_ceil(PART_BYTES) as u32).min(PARTS_MAX)
     }
 
-    /// One of these rows.
+    /// One of them.
     pub fn part(&self, part: u32) -> ServicePart {
         let mut bytes = [0; PART_BYTES];
         let rest = self.bytes.get(part as usize * PART_BYTES..).unwrap_or_default();
@@ -88,7 +137,7 @@ impl ServiceRow {
         ServicePart(bytes)
     }
 
-    /// Read one of these rows back.
+    /// Read one of them back.
     pub fn set_part(&mut self, part: u32, row: &ServicePart) {
         let rest = self.bytes.get_mut(part as usize * PART_BYTES..).unwrap_or_default();
         let length = rest.len().min(PART_BYTES);
@@ -134,6 +183,7 @@ impl core::fmt::Debug for ServiceRow {
 
 const _LAYOUT: () = {
     assert!(size_of::<ServiceKey>() == 8 && size_of::<ServicePart>() == PART_BYTES);
+    assert!(size_of::<ServiceBlock>() == IDS_IN_BLOCK as usize * PART_BYTES);
     assert!(NAMESPACE_BYTES < 256 && NAME_BYTES < 256 && PORT_NAME_BYTES < 256);
 };
 
@@ -166,9 +216,24 @@ mod tests {
         assert_eq!(row.parts(), PARTS_MAX);
         let back = read_back(&row, 0..PARTS_MAX);
         assert_eq!((back.namespace(), back.name(), back.port_name()), (&*a, &*b, &*c));
-        let one = ServiceRow::new(&a[..20], &b[..40], "", 17).unwrap();
-        let two = ServiceRow::new(&a[..20], &b[..41], "", 17).unwrap();
+        let one = ServiceRow::new(&a[..20], &b[..48], "", 17).unwrap();
+        let two = ServiceRow::new(&a[..20], &b[..49], "", 17).unwrap();
         assert_eq!((one.parts(), two.parts()), (1, 2));
+    }
+
+    #[test]
+    fn every_id_has_a_place_of_its_own() {
+        let places = (0..3 * IDS_IN_BLOCK).map(|id| {
+            let key = ServiceKey::of(id, 0);
+            assert!(key.ids().contains(&id) && key.block < ServiceKey::rows_for(id + 1));
+            let mut block = ServiceBlock::EMPTY;
+            block.part_mut(id).0[0] = 1;
+            let found = key.ids().filter(|other| block.part(*other) != ServicePart::NONE);
+            assert!(found.eq([id]));
+            (key.block, key.ids().position(|other| other == id))
+        });
+        let places: alloc::collections::BTreeSet<_> = places.collect();
+        assert_eq!(places.len(), 3 * IDS_IN_BLOCK as usize);
     }
 
     #[test]
@@ -176,8 +241,11 @@ mod tests {
         let [a, b] = ["a", "b"].map(|letter| letter.repeat(63));
         let row = ServiceRow::new(&a, &b, "", 6).unwrap();
         let first_only = read_back(&row, 0..1);
-        assert_eq!((first_only.namespace(), first_only.name()), ("", ""));
-        assert!(first_only.has_namespace());
+        assert_eq!((first_only.namespace(), first_only.name()), (&*a, ""));
+        let mut without_first = ServiceRow::EMPTY;
+        without_first.set_part(1, &row.part(1));
+        assert_eq!((without_first.namespace(), without_first.name()), ("", ""));
+        assert!(first_only.has_namespace() && !without_first.has_namespace());
         let mut odd = row;
         odd.set_part(0, &ServicePart([255; PART_BYTES]));
         assert_eq!((odd.name(), odd.port_name(), odd.parts()), ("", "", PARTS_MAX));

@@ -17,7 +17,7 @@ use millrace_common::frontend_filter::{Bit, FrontendFilter};
 use millrace_common::node::{DeviceRow, NodeFamily, NodeRow, SourceKey, SourceNet};
 use millrace_common::peer::{Connected, Peer, UdpPeers};
 use millrace_common::row::{Pair, Row};
-use millrace_common::service::{ServiceKey, ServicePart, ServiceRow};
+use millrace_common::service::{ServiceBlock, ServiceKey, ServicePart, ServiceRow};
 use millrace_common::traffic::Traffic;
 
 /// Assert size and alignment of a row, and the offsets of its fields.
@@ -69,8 +69,9 @@ fn backends() {
 
 #[test]
 fn services() {
-    layout!(ServiceKey, size 8, align 4, id at 0, part at 4);
-    assert_eq!((size_of::<ServicePart>(), align_of::<ServicePart>()), (64, 1));
+    layout!(ServiceKey, size 8, align 4, block at 0, part at 4);
+    assert_eq!((size_of::<ServicePart>(), align_of::<ServicePart>()), (72, 1));
+    assert_eq!((size_of::<ServiceBlock>(), align_of::<ServiceBlock>()), (6 * 72, 1));
     // Lengths of namespace, name and port name, the protocol, and the names.
     let row = ServiceRow::new("ns", "web", "http", 6).unwrap();
     assert_eq!(&row.part(0).0[..16], b"\x02\x03\x04\x06nswebhttp\0\0\0");

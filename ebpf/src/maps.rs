@@ -16,7 +16,7 @@ use millrace_common::frontend_filter::FrontendFilter;
 use millrace_common::node::{DeviceRow, NodeRow, SourceNet};
 use millrace_common::peer::{Connected, PEER_SLOTS, Peer, UdpPeers};
 use millrace_common::row::Pair;
-use millrace_common::service::{REPORT_BYTES, ServiceKey, ServicePart};
+use millrace_common::service::{REPORT_BYTES, ServiceBlock, ServiceKey};
 use millrace_common::traffic::Traffic;
 
 /// Rows are allocated as they come: an empty map costs its bucket array only.
@@ -45,10 +45,10 @@ pub static SLOTS: Array<Pair<u32>, 500_000, MAPPED> = Array::new();
 #[btf_map(name = "backends")]
 pub static BACKENDS: Array<BackendPair, 262_144, MAPPED> = Array::new();
 
-/// Service id to names, in parts. No program reads it: it is what tools need when the agent is
-/// dead.
+/// Service ids to names, of several ids in one row. No program reads it: it is what tools need when
+/// the agent is dead.
 #[btf_map(name = "services")]
-pub static SERVICES: HashMap<ServiceKey, ServicePart, 130_000, GROWS> = HashMap::new();
+pub static SERVICES: HashMap<ServiceKey, ServiceBlock, 65_000, GROWS> = HashMap::new();
 
 /// Which backend a client has. The longest unused entries make room when it is full.
 #[btf_map(name = "affinity")]

@@ -17,6 +17,7 @@ pub mod inventory;
 #[cfg(feature = "bpf-log")]
 mod log;
 pub mod map;
+mod names;
 pub mod node_maps;
 pub mod object;
 pub mod packet;

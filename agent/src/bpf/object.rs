@@ -14,6 +14,7 @@ use aya_obj::generated::bpf_attach_type;
 
 use millrace_common::backend::BackendPair;
 use millrace_common::row::Pair;
+use millrace_common::service::ServiceKey;
 
 use super::flows::FlowStore;
 use super::node_maps::NodeMaps;
@@ -215,7 +216,8 @@ fn wanted_shapes(settings: &Settings) -> Result<BTreeMap<&'static str, MapShape>
 fn max_entries(name: &str, settings: &Settings) -> Option<u32> {
     let Settings { capacity, flows, .. } = settings;
     match name {
-        "services" => Some(capacity.services),
+        // Ids begin at 1.
+        "services" => Some(ServiceKey::rows_for(capacity.services.saturating_add(1))),
         // An array, and ids begin with 1.
         "traffic" => Some(capacity.services.saturating_add(1)),
         "source_ranges_v4" | "source_ranges_v6" => Some(capacity.sources),

@@ -1,6 +1,5 @@
 //! The rows of the pinned maps: written in batches, read back whole.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -12,13 +11,14 @@ use millrace_common::frontend::{Frontend, FrontendKey};
 use millrace_common::node::SourceKey;
 use millrace_common::peer::{Connected, Peer};
 use millrace_common::row::{Pair, Row};
-use millrace_common::service::{PARTS_MAX, REPORT_BYTES, ServiceKey, ServicePart, ServiceRow};
+use millrace_common::service::{REPORT_BYTES, ServiceRow};
 use millrace_common::traffic::Traffic;
 
 use super::flows::FlowStore;
 use super::frontend_filter::{Bits, FrontendFilterMemory};
 use super::map::Map;
 pub use super::map::{Cursor, MapError};
+use super::names::NameStore;
 use super::sys;
 use crate::apply::MapStore;
 use crate::plan::op::{Capacity, Op, Snapshot};
@@ -74,7 +74,7 @@ pub struct Store {
     frontends_gone: usize,
     slots: Map,
     backends: Map,
-    services: Map,
+    names: NameStore,
     sources_v4: Map,
     sources_v6: Map,
     traffic: Map,
@@ -98,7 +98,7 @@ impl Store {
             frontends_gone: 0,
             slots: open("slots")?,
             backends: open("backends")?,
-            services: open("services")?,
+            names: NameStore::open(directory)?,
             sources_v4: open("source_ranges_v4")?,
             sources_v6: open("source_ranges_v6")?,
             traffic: open("traffic")?,
@@ -115,7 +115,7 @@ impl Store {
     pub fn open_as_is(directory: &Path) -> Result<Self, MapError> {
         let mut store = Self::open(directory, Capacity::default())?;
         store.capacity = Capacity {
-            services: store.services.size()?,
+            services: store.traffic.size()?.saturating_sub(1),
             backends: store.backends.size()?.saturating_mul(2),
             slots: store.slots.size()?.saturating_mul(2),
             frontends: store.frontends_v4.size()?,
@@ -126,7 +126,7 @@ impl Store {
 
     /// Operations of one kind.
     fn execute_run(&self, run: &[Op]) -> Result<(), MapError> {
-        let mut services = Vec::new();
+        let mut names = Vec::new();
         let mut backends_v4 = Vec::new();
         let mut backends_v6 = Vec::new();
         let mut slots = Vec::new();
@@ -138,11 +138,8 @@ impl Store {
         for op in run {
             match op {
                 Op::NoTraffic(id) => traffic.push((*id, Traffic::default())),
-                Op::Service(id, Some(row)) => {
-                    let key = |part| ServiceKey { id: *id, part };
-                    services.extend((0..row.parts()).map(|part| (key(part), row.part(part))));
-                }
-                Op::Service(id, None) => self.delete_service(*id)?,
+                Op::Service(id, Some(row)) => names.push((*id, &**row)),
+                Op::Service(id, None) => self.names.delete(*id)?,
                 Op::BackendV4(id, row) => backends_v4.push((*id, *row)),
                 Op::BackendV6(id, row) => {
                     backends_v6.push((BackendPair::row_of(*id), BackendPair::from(*row)))
@@ -159,7 +156,7 @@ impl Store {
             }
         }
         self.traffic.put_array(&traffic)?;
-        self.services.put(&services)?;
+        self.names.put(names)?;
         self.backends.put_pairs(&backends_v4)?;
         self.backends.put_array(&backends_v6)?;
         self.slots.put_pairs(&slots)?;
@@ -186,30 +183,12 @@ impl Store {
 
     /// The name of every service port.
     pub fn services(&self) -> Result<Vec<(u32, ServiceRow)>, MapError> {
-        let mut rows = BTreeMap::new();
-        self.services.scan(|key: ServiceKey, part: ServicePart| {
-            rows.entry(key.id).or_insert(ServiceRow::EMPTY).set_part(key.part, &part);
-        })?;
-        Ok(rows.into_iter().collect())
+        self.names.all()
     }
 
     /// The name of one.
     pub fn service(&self, id: u32) -> Result<Option<ServiceRow>, MapError> {
-        let Some(first) = self.services.get(&ServiceKey { id, part: 0 })? else { return Ok(None) };
-        let mut row = ServiceRow::EMPTY;
-        row.set_part(0, &first);
-        for part in 1..row.parts() {
-            if let Some(rest) = self.services.get(&ServiceKey { id, part })? {
-                row.set_part(part, &rest);
-            }
-        }
-        Ok(Some(row))
-    }
-
-    /// The first part goes last: without it, what an interrupted writer left would not be found.
-    fn delete_service(&self, id: u32) -> Result<(), MapError> {
-        let parts = self.service(id)?.map_or(PARTS_MAX, |row| row.parts());
-        (0..parts).rev().try_for_each(|part| self.services.delete(&ServiceKey { id, part }))
+        self.names.get(id)
     }
 
     /// Each outcome's count, summed over the CPUs.

@@ -36,7 +36,7 @@ impl Model {
 
     /// The Service that an EndpointSlice belongs to.
     pub fn service_of_slice(&self, slice: &ObjectName) -> Option<&ObjectName> {
-        self.slices.get(slice).map(|seen| &*seen.object.service)
+        self.slices.get(slice).map(|service| &**service)
     }
 
     /// What tells a Service from others of its name, before and after it; nothing if that is not

@@ -1,6 +1,6 @@
 //! What one Service should look like on this node: the model's answer, the plan's question.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use millrace_common::address::{Address, Be16, Protocol, V4, V6};
@@ -212,11 +212,15 @@ impl View<'_> {
     fn frontend_count<A: PerFamily>(&self) -> usize {
         let Some(addresses) = A::addresses(self.service) else { return 0 };
         let asked = 1 + addresses.external.len() + addresses.balancers.len();
+        let ports = &self.service.ports;
+        let asked = asked.saturating_mul(ports.len());
+        let with_node_port = ports.iter().filter(|port| port.node_port != 0).count();
+        if with_node_port == 0 {
+            return asked;
+        }
         let node = self.node.node_port_addresses::<A>(&self.policy.node_port_addresses).len()
             + A::LOOPBACK.len();
-        let ports = &self.service.ports;
-        let with_node_port = ports.iter().filter(|port| port.node_port != 0).count();
-        asked.saturating_mul(ports.len()).saturating_add(node.saturating_mul(with_node_port))
+        asked.saturating_add(node.saturating_mul(with_node_port))
     }
 
     fn backend_count<A: PerFamily>(&self) -> usize {
@@ -341,12 +345,11 @@ impl View<'_> {
         let circles = |ip: &A| self.admission.circles(granted, *ip, port.port, port.protocol);
         let balancers = granted.balancers.iter().copied();
         let balancers: Vec<A> = balancers.filter(|ip| !circles(ip)).collect();
-        let mut dialled = BTreeMap::new();
+        let mut dialled = Vec::new();
         let mut add = |number: u16, found: &[A], kind: Kind| {
-            for address in found {
-                let key = FrontendKey::new(*address, Be16::new(number), port.protocol as u8);
-                dialled.entry(key).or_insert(kind);
-            }
+            let key =
+                |address: &A| FrontendKey::new(*address, Be16::new(number), port.protocol as u8);
+            dialled.extend(found.iter().map(|address| (key(address), kind)));
         };
         add(port.port, &[addresses.cluster], Kind::ClusterIp);
         add(port.port, &balancers, Kind::LoadBalancer);
@@ -361,7 +364,10 @@ impl View<'_> {
                 add(port.node_port, &loopback, Kind::NodePort);
             }
         }
-        dialled.into_iter().collect()
+        // Stable: the first kind stays.
+        dialled.sort_by_key(|(key, _)| *key);
+        dialled.dedup_by_key(|(key, _)| *key);
+        dialled
     }
 
     /// The row of one frontend, but for the ids.

@@ -69,7 +69,7 @@ impl Model {
             return;
         }
         let Some(entry) = self.services.get(name) else { return };
-        let slices = entry.slices.iter().filter_map(|slice| self.slices.get_key_value(slice));
+        let slices = entry.slices.iter();
         let slices = slices.map(|(name, seen)| (name.clone(), seen.object.clone())).collect();
         let name = SharedName::new(name.clone());
         let good = entry.service.clone().map(|service| Good { name, service, slices });

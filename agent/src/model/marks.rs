@@ -21,8 +21,8 @@ impl Model {
             changed.zone || (changed.addresses && service.is_some_and(Service::depends_on_node))
         };
         if changed != Changed::default() {
-            let names = self.services.iter().filter(|(_, entry)| touched(entry));
-            self.dirty.extend(names.map(|(name, _)| name.clone()));
+            let entries = self.services.iter_mut().filter(|(_, entry)| touched(entry));
+            entries.for_each(|(name, entry)| self.dirty.mark(name, entry));
         }
     }
 
@@ -40,7 +40,9 @@ impl Model {
 
     /// Services that ask for addresses.
     pub(super) fn mark_askers(&mut self) {
-        self.dirty.extend(self.registry.askers().cloned());
+        for name in self.registry.askers() {
+            self.dirty.mark_by_name(name.clone(), &mut self.services);
+        }
     }
 
     /// Services with endpoints at such addresses. Nearly always there is none; to find out costs a
@@ -50,13 +52,16 @@ impl Model {
             Endpoints::V4(all) => all.iter().any(|endpoint| v4(endpoint.address)),
             Endpoints::V6(all) => all.iter().any(|endpoint| v6(endpoint.address)),
         };
-        let found = self.slices.values().filter(|seen| hit(&seen.object));
-        self.dirty.extend(found.map(|seen| seen.object.service.clone()));
+        for (name, entry) in &mut self.services {
+            if entry.slices.iter().any(|(_, seen)| hit(&seen.object)) {
+                self.dirty.mark(name, entry);
+            }
+        }
     }
 
     /// Another object came or went that shares an address.
     pub(super) fn mark_touched(&mut self, touched: Touched) {
-        self.dirty.extend(touched.services);
+        touched.services.into_iter().for_each(|name| self.mark(name));
         if touched.endpoints.is_empty() {
             return;
         }
@@ -72,7 +77,7 @@ impl Model {
         let mut addresses: BTreeSet<IpAddr> = self.api_given.iter().copied().collect();
         let entry = self.services.get(&api_service());
         let slices = entry.into_iter().flat_map(|entry| &entry.slices);
-        for seen in slices.filter_map(|name| self.slices.get(name)) {
+        for (_, seen) in slices {
             match &seen.object.endpoints {
                 Endpoints::V4(all) => {
                     addresses.extend(all.iter().map(|e| IpAddr::from(e.address)));

@@ -10,6 +10,7 @@ pub mod address;
 mod admission;
 mod conditions;
 pub mod desired;
+mod dirty;
 mod family;
 mod guard;
 mod health;
@@ -37,6 +38,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use self::desired::Desired;
+use self::dirty::Dirty;
 use self::guard::Guard;
 use self::identity::Age;
 use self::names::canonical;
@@ -50,7 +52,7 @@ use self::slice::Slice;
 pub use self::slice::family_name;
 use self::triggers::{Pending, Triggers};
 use self::zones::Zones;
-use crate::hash::{HashMap, HashSet};
+use crate::hash::HashMap;
 use crate::settings::Policy;
 use crate::source::{Event, Kind, Object, ObjectName, SharedName, slim};
 
@@ -66,7 +68,8 @@ pub struct Model {
     api_given: Vec<IpAddr>,
     api_servers: BTreeSet<IpAddr>,
     services: HashMap<SharedName, Entry>,
-    slices: HashMap<SharedName, Seen<Slice>>,
+    /// Whose slice it is: the slices themselves are with their Services.
+    slices: HashMap<SharedName, SharedName>,
     service_list: ListState,
     slice_list: ListState,
     cidr_list: ListState,
@@ -77,7 +80,7 @@ pub struct Model {
     internal: BTreeMap<SharedName, Desired>,
     /// Services that exist and were never readable since the start, and the list that named them.
     unreadable: BTreeMap<ObjectName, u32>,
-    dirty: HashSet<SharedName>,
+    dirty: Dirty,
     pending: Pending,
     triggers: Triggers,
     problems: BTreeMap<(Kind, SharedName), Box<[Problem]>>,
@@ -95,8 +98,10 @@ struct Entry {
     uid: u128,
     /// When it was created, in an order; unknown: last.
     age: Age,
-    /// Names of its slices, sorted.
-    slices: Vec<SharedName>,
+    /// Its slices, sorted by their names.
+    slices: Vec<(SharedName, Seen<Slice>)>,
+    /// When it was last marked: see [`Dirty`].
+    marked: u64,
 }
 
 /// An object and the list it was last seen in.
@@ -139,7 +144,7 @@ impl Model {
             node_listed: false,
             internal: BTreeMap::new(),
             unreadable: BTreeMap::new(),
-            dirty: HashSet::default(),
+            dirty: Dirty::default(),
             pending: Pending::default(),
             triggers: Triggers::default(),
             problems: BTreeMap::new(),
@@ -190,7 +195,7 @@ impl Model {
         let name = desired.service.clone();
         if self.internal.get(&name) != Some(&desired) {
             self.internal.insert(name.clone(), desired);
-            self.dirty.insert(name);
+            self.mark(name);
         }
     }
 
@@ -209,15 +214,13 @@ impl Model {
     /// Services whose desired state may have changed, the oldest first; they are clean from now on.
     pub fn take_dirty(&mut self) -> Vec<SharedName> {
         self.pending = Pending::default();
-        let dirty = std::mem::take(&mut self.dirty);
-        self.oldest_first(dirty)
+        self.dirty.take(&self.services)
     }
 
     /// In the order of their age, and of their names where that is the same: of several that want
     /// what nobody has yet, the first one gets it, on every node the same.
     pub fn oldest_first(&self, names: impl IntoIterator<Item = SharedName>) -> Vec<SharedName> {
-        let age = |name: &SharedName| self.services.get(name).map(|entry| entry.age);
-        let aged = names.into_iter().map(|name| (age(&name).unwrap_or_default(), name));
+        let aged = names.into_iter().map(|name| (dirty::age_of(&name, &self.services), name));
         let mut aged: Vec<(Age, SharedName)> = aged.collect();
         aged.sort_unstable();
         aged.into_iter().map(|(_, name)| name).collect()
@@ -233,12 +236,15 @@ impl Model {
     pub fn mark_dirty(&mut self, name: impl Into<SharedName>) {
         let name = name.into();
         self.guard.may_have_rows(&name);
-        self.dirty.insert(name);
+        self.mark(name);
     }
 
     /// Have every Service looked at again.
     pub fn mark_all_dirty(&mut self) {
-        self.dirty.extend(self.services.keys().chain(self.internal.keys()).cloned());
+        self.services.iter_mut().for_each(|(name, entry)| self.dirty.mark(name, entry));
+        for name in self.internal.keys() {
+            self.dirty.mark_by_name(name.clone(), &mut self.services);
+        }
     }
 
     /// Whether [`take_dirty`](Self::take_dirty) would return any.
@@ -256,6 +262,11 @@ impl Model {
     /// Services are known: one not known yet must not be dropped for being in a ServiceCIDR.
     pub fn service_networks(&self) -> Option<ServiceNetworks> {
         self.is_synced().then(|| self.networks.of_services())
+    }
+
+    /// A Service has to be looked at again, known or not.
+    fn mark(&mut self, name: SharedName) {
+        self.dirty.mark_by_name(name, &mut self.services);
     }
 
     fn list_mut(&mut self, kind: Kind) -> Option<&mut ListState> {
@@ -287,7 +298,7 @@ impl Model {
                 known.filter(|(_, e)| e.list != number).map(|(name, _)| name.clone()).collect()
             }
             Kind::EndpointSlice => {
-                let known = self.slices.iter();
+                let known = self.services.values().flat_map(|entry| &entry.slices);
                 known.filter(|(_, s)| s.list != number).map(|(name, _)| name.clone()).collect()
             }
             Kind::ServiceCidr => self.networks.stale(number),
@@ -298,7 +309,9 @@ impl Model {
         }
         if kind == Kind::Service {
             let gone = self.unreadable.extract_if(.., |_, list| *list != number);
-            self.dirty.extend(gone.map(|(name, _)| SharedName::new(name)));
+            for (name, _) in gone {
+                self.dirty.mark_by_name(SharedName::new(name), &mut self.services);
+            }
             let services = self.services.values();
             let services = services.filter_map(|entry| entry.service.as_ref());
             self.networks.cover_only(services.chain(self.guard.service()));
@@ -329,7 +342,7 @@ impl Model {
                 _ => drop(self.unreadable.insert(name.clone(), services)),
             },
             Kind::EndpointSlice => {
-                if let Some(seen) = self.slices.get_mut(name) {
+                if let Some(seen) = self.seen_mut(name) {
                     seen.list = slices;
                 }
             }
@@ -360,10 +373,13 @@ impl Model {
         (uid, age): (u128, Age),
     ) {
         if self.unreadable.remove::<ObjectName>(name).is_some() {
-            self.dirty.insert(name.clone());
+            self.mark(name.clone());
         }
         let entry = self.services.entry(name.clone()).or_default();
         entry.list = self.service_list.number;
+        if entry.age != age {
+            self.dirty.ages(entry);
+        }
         (entry.uid, entry.age) = (uid, age);
         let is_empty = service.is_none() && entry.slices.is_empty();
         if entry.service != service {
@@ -374,36 +390,54 @@ impl Model {
             let new = entry.service.as_ref();
             let touched = self.registry.replace_service(name, old.as_ref(), new);
             self.pending.services += 1;
-            self.dirty.insert(name.clone());
+            self.dirty.mark(name, entry);
             self.mark_touched(touched);
         }
         if is_empty {
-            self.services.remove(name);
+            self.drop_if_empty(name);
         }
         self.remember_good(name);
     }
 
-    /// The slice belongs to the service from now on.
-    fn link(&mut self, service: &SharedName, slice: &SharedName) {
-        self.dirty.insert(service.clone());
-        let entry = self.services.entry(service.clone()).or_default();
-        if let Err(index) = entry.slices.binary_search(slice) {
-            entry.slices.insert(index, slice.clone());
+    /// The slice is the service's from now on.
+    fn link(&mut self, service: &SharedName, name: &SharedName, slice: Seen<Slice>) {
+        if !self.services.contains_key(service) {
+            self.services.insert(service.clone(), Entry::default());
+        }
+        let Some(entry) = self.services.get_mut(service) else { return };
+        self.dirty.mark(service, entry);
+        match entry.slices.binary_search_by(|(known, _)| known.cmp(name)) {
+            Ok(index) => entry.slices[index].1 = slice,
+            Err(index) => {
+                // Most Services have one or two.
+                entry.slices.reserve_exact(1);
+                entry.slices.insert(index, (name.clone(), slice));
+            }
         }
     }
 
-    fn unlink(&mut self, service: &SharedName, slice: &SharedName) {
-        self.dirty.insert(service.clone());
-        let Some(entry) = self.services.get_mut(service) else { return };
-        if let Ok(index) = entry.slices.binary_search(slice) {
-            entry.slices.remove(index);
-        }
+    /// It is no longer. Returns it.
+    fn unlink(&mut self, service: &SharedName, name: &SharedName) -> Option<Seen<Slice>> {
+        let entry = self.services.get_mut(service)?;
+        self.dirty.mark(service, entry);
+        let index = entry.slices.binary_search_by(|(known, _)| known.cmp(name)).ok()?;
+        let (_, slice) = entry.slices.remove(index);
         self.drop_if_empty(service);
+        Some(slice)
+    }
+
+    /// The slice of that name.
+    fn seen_mut(&mut self, name: &ObjectName) -> Option<&mut Seen<Slice>> {
+        let (name, service) = self.slices.get_key_value(name)?;
+        let slices = &mut self.services.get_mut(service)?.slices;
+        let index = slices.binary_search_by(|(known, _)| known.cmp(name)).ok()?;
+        slices.get_mut(index).map(|(_, slice)| slice)
     }
 
     fn drop_if_empty(&mut self, name: &SharedName) {
-        let entry = self.services.get(name);
-        if entry.is_some_and(|entry| entry.service.is_none() && entry.slices.is_empty()) {
+        let Some(entry) = self.services.get(name) else { return };
+        if entry.service.is_none() && entry.slices.is_empty() {
+            self.dirty.ages(entry);
             self.services.remove(name);
         }
     }

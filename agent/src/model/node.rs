@@ -8,10 +8,8 @@ use super::address::{parse_address, unusable};
 use super::family::PerFamily;
 use super::problem::Reading;
 use crate::settings::NodePortAddresses;
-use crate::source::slim;
+use crate::source::{labels, slim};
 
-/// The label that names a node's zone.
-const ZONE: &str = "topology.kubernetes.io/zone";
 /// The taint that the cluster autoscaler puts on a node it is about to remove.
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
@@ -80,8 +78,8 @@ impl Node {
     /// Take the Node object in.
     pub(super) fn update(&mut self, object: &slim::Node, reading: &mut Reading) -> Changed {
         // An empty label matches no hint, like none at all.
-        let label = object.metadata.labels.get(ZONE).filter(|zone| !zone.is_empty());
-        let zone: Option<Box<str>> = label.map(|zone| zone.as_str().into());
+        let label = object.metadata.labels.get(labels::ZONE).filter(|zone| !zone.is_empty());
+        let zone: Option<Box<str>> = label.map(Into::into);
         let internal = internal_addresses(&object.status.addresses, reading);
         let facts = NodeFacts::read(object);
         let addresses = internal != self.internal || facts != self.facts || !self.known;

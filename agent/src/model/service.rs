@@ -13,11 +13,9 @@ use super::problem::Reading;
 use super::slice::family_name;
 use crate::hash::HashSet;
 use crate::settings::ExternalIps;
-use crate::source::ObjectName;
 use crate::source::slim::{self, ServiceSpec};
+use crate::source::{ObjectName, labels};
 
-/// The label that hands a Service to another proxy, whatever its value.
-const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// Affinity timeout when none is given: the API's default.
 const AFFINITY_DEFAULT_SECS: u32 = 10_800;
 /// The longest the API allows.
@@ -84,7 +82,7 @@ impl Service {
         reading: &mut Reading,
     ) -> Option<Self> {
         let spec = &object.spec;
-        let elsewhere = object.metadata.labels.contains_key(PROXY_NAME);
+        let elsewhere = object.metadata.labels.get(labels::PROXY_NAME).is_some();
         if elsewhere || spec.cluster_ip == "None" || spec.type_ == "ExternalName" {
             return None;
         }

@@ -9,18 +9,11 @@ use super::problem::Reading;
 use super::service::protocol;
 use super::topology::fact;
 use super::zones::{ZoneSet, Zones};
-use crate::source::{Kind, ObjectName, SharedName, slim};
-
-/// The label that names the Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-/// The label that hides a slice from every proxy, whatever its value.
-const HEADLESS: &str = "service.kubernetes.io/headless";
+use crate::source::{Kind, ObjectName, labels, slim};
 
 /// One slice.
 #[derive(Clone, PartialEq)]
 pub(super) struct Slice {
-    /// The Service it belongs to.
-    pub(super) service: SharedName,
     pub(super) ports: Box<[SlicePort]>,
     pub(super) endpoints: Endpoints,
 }
@@ -58,21 +51,17 @@ pub(super) struct Context<'a> {
 
 /// The name of the Service a slice belongs to; nothing if the slice is none of ours.
 pub(super) fn service_of(object: &slim::EndpointSlice, namespace: &str) -> Option<ObjectName> {
-    let labels = &object.metadata.labels;
-    if labels.contains_key(HEADLESS) {
+    let own = &object.metadata.labels;
+    if own.get(labels::HEADLESS).is_some() {
         return None;
     }
-    let name = labels.get(SERVICE_NAME).filter(|name| !name.is_empty())?;
-    Some(canonical(Kind::Service, ObjectName::new(namespace, name.as_str())))
+    let name = own.get(labels::SERVICE_NAME).filter(|name| !name.is_empty())?;
+    Some(canonical(Kind::Service, ObjectName::new(namespace, name)))
 }
 
 impl Slice {
     /// The compact form; what cannot be used is left out and reported.
-    pub(super) fn read(
-        object: &slim::EndpointSlice,
-        service: SharedName,
-        mut context: Context<'_>,
-    ) -> Self {
+    pub(super) fn read(object: &slim::EndpointSlice, mut context: Context<'_>) -> Self {
         let ports = read_ports(&object.ports, context.reading);
         let endpoints = match object.address_type.as_str() {
             "IPv4" => Endpoints::V4(read_endpoints(&object.endpoints, &mut context)),
@@ -84,7 +73,7 @@ impl Slice {
                 Endpoints::V4(Box::default())
             }
         };
-        Self { service, ports, endpoints }
+        Self { ports, endpoints }
     }
 }
 

@@ -20,56 +20,59 @@ impl Model {
         let mut reading = Reading::new(Kind::EndpointSlice, name.clone());
         let context =
             Context { node_name: &self.node_name, zones: &mut self.zones, reading: &mut reading };
-        let slice = Slice::read(object, service.clone(), context);
+        let slice = Slice::read(object, context);
         let at = triggers::time_of(object, &mut reading);
         let family = triggers::family_of(object);
-        let trigger = at.zip(family).map(|(at, family)| Trigger { service, family, at });
-        self.store_slice(&name, Some(slice), trigger);
+        let trigger = at.zip(family);
+        let trigger = trigger.map(|(at, family)| Trigger { service: service.clone(), family, at });
+        self.store_slice(&name, Some((service, slice)), trigger);
         self.store_problems(Kind::EndpointSlice, name, reading.finish());
     }
 
-    /// It is kept like this, or not at all; its Service is dirty if that is another state.
+    /// It is kept like this, as this Service's, or not at all; its Service is dirty if that is
+    /// another state.
     pub(super) fn store_slice(
         &mut self,
         name: &SharedName,
-        slice: Option<Slice>,
+        slice: Option<(SharedName, Slice)>,
         trigger: Option<Trigger>,
     ) {
         let list = self.slice_list.number;
-        let known = self.slices.get_mut(name);
-        let is_known = known.is_some();
-        match (known, &slice) {
+        let owner = self.slices.get(name).cloned();
+        match (&owner, &slice) {
             (None, None) => return,
-            (Some(known), Some(slice)) if known.object == *slice => {
-                known.list = list;
-                return;
+            (Some(owner), Some((service, slice))) if owner == service => {
+                if let Some(known) = self.seen_mut(name).filter(|known| known.object == *slice) {
+                    known.list = list;
+                    return;
+                }
             }
             _ => {}
         }
         self.pending.slices += 1;
-        let old = is_known.then(|| self.slices.remove(name)).flatten();
+        let old = owner.as_ref().and_then(|owner| self.unlink(owner, name));
         let before = old.as_ref().and_then(|old| old.trigger);
-        let old = old.map(|old| old.object);
-        let touched = self.registry.replace_slice(old.as_ref(), slice.as_ref());
+        let [was, is] = [old.as_ref().map(|old| &old.object), slice.as_ref().map(|(_, new)| new)];
+        let touched = self.registry.replace_slice(was, is);
         self.mark_touched(touched);
-        let services = [&old, &slice].map(|s| s.as_ref().map(|s| s.service.clone()));
-        if let Some(service) = &services[0] {
-            self.unlink(service, name);
-        }
+        let mut concerns_us = owner.is_some_and(|owner| is_api_server(&owner));
         match slice {
-            Some(object) => {
+            Some((service, object)) => {
                 let caused = trigger.as_ref().map(|trigger| trigger.at);
                 if let Some(trigger) = trigger.filter(|_| before != caused) {
                     self.triggers.add(name, trigger);
                 }
-                let service = object.service.clone();
-                self.link(&service, name);
-                self.slices.insert(name.clone(), Seen { object, list, trigger: caused });
+                concerns_us |= is_api_server(&service);
+                self.link(&service, name, Seen { object, list, trigger: caused });
                 self.remember_good(&service);
+                self.slices.insert(name.clone(), service);
             }
-            None => self.triggers.drop_of(name),
+            None => {
+                self.triggers.drop_of(name);
+                self.slices.remove(name);
+            }
         }
-        if services.iter().flatten().any(|service| is_api_server(service)) {
+        if concerns_us {
             self.update_api_servers();
         }
     }

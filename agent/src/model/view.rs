@@ -30,11 +30,10 @@ impl Model {
             return desired;
         };
         desired.problems.extend(self.problems_of(Kind::Service, name));
-        for slice in &entry.slices {
+        for (slice, _) in &entry.slices {
             desired.problems.extend(self.problems_of(Kind::EndpointSlice, slice));
         }
-        let slices = entry.slices.iter().filter_map(|name| self.slices.get_key_value(name));
-        let slices = slices.map(|(name, seen)| (name, &seen.object)).collect();
+        let slices = entry.slices.iter().map(|(name, seen)| (name, &seen.object)).collect();
         let view = self.view(name, service, slices);
         desired.too_large = view.too_large();
         if desired.too_large.is_none() {

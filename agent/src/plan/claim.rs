@@ -30,10 +30,10 @@ struct Owner {
 
 /// What one service gets of what it wants.
 pub(super) struct Claims<A> {
-    /// By port, in the order of the desired ports.
-    pub(super) granted: Vec<Vec<DesiredFrontend<A>>>,
-    /// All keys granted.
-    pub(super) keys: HashMap<FrontendKey<A>, Kind>,
+    /// By port, in the order of the desired ports; none at all if none wants any.
+    granted: Vec<Vec<DesiredFrontend<A>>>,
+    /// All keys granted, sorted.
+    keys: Vec<(FrontendKey<A>, Kind)>,
     /// Keys taken from other services.
     pub(super) evicted: Vec<(FrontendKey<A>, SharedName)>,
     /// Keys not granted, because other services have them.
@@ -53,27 +53,37 @@ impl<A> Default for Tables<A> {
 impl<A: PerFamily> Claims<A> {
     /// Settle what `name` gets.
     pub(super) fn settle(tables: &Tables<A>, name: &SharedName, ports: &[DesiredPort]) -> Self {
+        let of_port = |(index, port)| A::desired(port).frontends.iter().map(move |w| (index, w));
+        let mut wanted: Vec<(usize, &DesiredFrontend<A>)> =
+            ports.iter().enumerate().flat_map(of_port).collect();
+        // Within one Service too a ClusterIP comes before any other kind.
+        wanted.sort_by_key(|(index, w)| (w.key, w.kind != Kind::ClusterIp, *index));
+        let some = if wanted.is_empty() { 0 } else { ports.len() };
         let mut claims = Self {
-            granted: vec![Vec::new(); ports.len()],
-            keys: HashMap::default(),
+            granted: vec![Vec::new(); some],
+            keys: Vec::with_capacity(wanted.len()),
             evicted: Vec::new(),
             waits: Vec::new(),
             conflicts: Vec::new(),
             new_rows: 0,
         };
-        // Within one Service too a ClusterIP comes before any other kind.
-        for cluster_ips in [true, false] {
-            for (index, port) in ports.iter().enumerate() {
-                let wanted = A::desired(port).frontends.iter();
-                for wanted in wanted.filter(|w| (w.kind == Kind::ClusterIp) == cluster_ips) {
-                    claims.grant(tables, name, index, wanted);
-                }
-            }
+        for (index, wanted) in wanted {
+            claims.grant(tables, name, index, wanted);
         }
         claims
     }
 
-    /// Port number `index` gets what it wants, or not.
+    /// What port number `index` gets.
+    pub(super) fn granted(&self, index: usize) -> &[DesiredFrontend<A>] {
+        self.granted.get(index).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether any port gets it.
+    pub(super) fn has(&self, key: &FrontendKey<A>) -> bool {
+        self.keys.binary_search_by(|(granted, _)| granted.cmp(key)).is_ok()
+    }
+
+    /// Port number `index` gets what it wants, or not. Asked in the order of keys.
     fn grant(
         &mut self,
         tables: &Tables<A>,
@@ -81,7 +91,7 @@ impl<A: PerFamily> Claims<A> {
         index: usize,
         wanted: &DesiredFrontend<A>,
     ) {
-        if let Some(kind) = self.keys.get(&wanted.key).copied() {
+        if let Some((_, kind)) = self.keys.last().filter(|(key, _)| *key == wanted.key).copied() {
             // Another port of the same Service has it.
             return self.lose(wanted, name, kind);
         }
@@ -96,7 +106,7 @@ impl<A: PerFamily> Claims<A> {
                 return self.lose(wanted, &owner.service, owner.kind);
             }
         }
-        self.keys.insert(wanted.key, wanted.kind);
+        self.keys.push((wanted.key, wanted.kind));
         self.granted[index].push(*wanted);
     }
 
@@ -143,7 +153,7 @@ impl<A: PerFamily> Tables<A> {
         }
         let mut waiters = Vec::new();
         let had = old.ports.iter().flat_map(|port| &A::rows(port).frontends);
-        for (key, _) in had.filter(|(key, _)| !claims.keys.contains_key(key)) {
+        for (key, _) in had.filter(|(key, _)| !claims.has(key)) {
             self.owners.remove(key);
             waiters.extend(self.waiting.get(key).into_iter().flatten().cloned());
         }

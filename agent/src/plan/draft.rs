@@ -175,7 +175,7 @@ impl<'p> Draft<'p> {
         let old = old.map_or(&no_rows, A::rows);
         let claims = A::claims(claims);
         let (want, granted) = match want {
-            Some((port, index)) => (A::desired(port), claims.granted[index].as_slice()),
+            Some((port, index)) => (A::desired(port), claims.granted(index)),
             None => (&nothing, &[][..]),
         };
         if granted.is_empty() && want.serving.is_empty() && old.is_empty() {
@@ -191,7 +191,7 @@ impl<'p> Draft<'p> {
             sources: Box::default(),
         };
         self.frontends(id, old, granted, &mut rows);
-        let gone = old.frontends.iter().filter(|(key, _)| !claims.keys.contains_key(key));
+        let gone = old.frontends.iter().filter(|(key, _)| !claims.has(key));
         self.deletes.extend(gone.map(|(key, _)| A::frontend_op(*key, None)));
         rows.sources = self.sources(id, &old.sources, want, granted)?;
         self.freed.extend(rows.freed_blocks(&old.blocks()));
@@ -261,6 +261,7 @@ impl<'p> Draft<'p> {
         if needed > free {
             return Err(shortage);
         }
+        self.taken.reserve(wanted.len());
         for (place, state) in wanted {
             let id = self.pools.backends.take(A::FAMILY).ok_or(shortage)?;
             self.taken.push(A::freed_backend(id));

@@ -5,6 +5,7 @@
 
 pub mod files;
 pub mod kube;
+pub mod labels;
 mod name;
 pub mod open;
 pub mod slim;

@@ -4,11 +4,10 @@
 //! those of `k8s.io/api` (core/v1, discovery/v1). What needs checking (addresses, port numbers)
 //! stays as the API prints it: [`crate::model`] judges it and says which object and field is wrong.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Deserializer};
 
 use super::ObjectName;
+use super::labels::Labels;
 
 /// A null counts as the default: Go clients print `"endpoints": null` for an empty list.
 fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
@@ -39,7 +38,7 @@ pub struct Metadata {
     pub creation_timestamp: String,
     /// Labels.
     #[serde(deserialize_with = "nullable")]
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// When its deletion was asked for; missing: it was not.
     pub deletion_timestamp: Option<String>,
     /// Annotations.

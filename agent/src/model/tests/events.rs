@@ -53,6 +53,36 @@ fn order_of_arrival_does_not_matter() {
     assert!(results.iter().all(|result| *result == results[0]));
 }
 
+/// Service `default/NAME`, created in this year.
+fn aged(name: &str, year: u16) -> Event {
+    let Event::Apply(Object::Service(mut object)) = service(name, json!({})) else {
+        unreachable!("`service` makes Services")
+    };
+    object.metadata.creation_timestamp = format!("{year}-01-01T00:00:00Z");
+    Event::Apply(Object::Service(object))
+}
+
+#[test]
+fn dirty_services_come_once_and_the_oldest_first_whatever_was_known_when_they_were_marked() {
+    let mut model = model();
+    // A slice comes before its Service, whose age is not known yet; another is not known at all.
+    apply(&mut model, [slice("a", endpoints(1)), aged("younger", 2020), aged("svc", 2010)]);
+    model.mark_dirty(name("stranger"));
+    model.mark_dirty(name("svc"));
+    assert_eq!(model.take_dirty(), [name("svc"), name("younger"), name("stranger")]);
+    // Gone and created anew between two looks: it is young now. Its slices never went.
+    apply(&mut model, [delete(Kind::Service, "svc"), aged("younger", 2020), aged("svc", 2030)]);
+    apply(&mut model, [delete(Kind::Service, "younger"), aged("younger", 2021)]);
+    assert_eq!(model.take_dirty(), [name("younger"), name("svc")]);
+    // Likewise without slices: nothing was left of it in between.
+    apply(&mut model, [aged("old", 2000), aged("middle", 2005)]);
+    apply(&mut model, [delete(Kind::Service, "old"), aged("old", 2009)]);
+    assert_eq!(model.take_dirty(), [name("middle"), name("old")]);
+    assert!(!model.has_dirty() && model.take_dirty().is_empty());
+    model.apply(delete(Kind::Service, "middle"));
+    assert_eq!(model.take_dirty(), [name("middle")]);
+}
+
 #[test]
 fn a_slice_that_changes_its_service_dirties_both() {
     let mut model = model();

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::model::desired::{SERVICE_BACKENDS_MAX, SERVICE_FRONTENDS_MAX};
-use crate::source::slim;
+use crate::source::{labels, slim};
 
 /// Endpoints of the largest Service that is promised to work.
 const MANY: u32 = 100_000;
@@ -13,7 +13,7 @@ const PER_SLICE: u32 = 1_000;
 fn slice_number(index: u32, ports: u16) -> Event {
     let mut object = slim::EndpointSlice { address_type: "IPv4".into(), ..Default::default() };
     object.metadata.name = format!("svc-{index}");
-    object.metadata.labels.insert("kubernetes.io/service-name".into(), "svc".into());
+    object.metadata.labels.insert(labels::SERVICE_NAME, "svc");
     let port = |number| slim::EndpointPort {
         name: Some(format!("p{number}")),
         port: Some(number),

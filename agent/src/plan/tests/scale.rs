@@ -3,7 +3,7 @@
 use super::*;
 use crate::model::Model;
 use crate::settings::Policy;
-use crate::source::{Event, Kind, Object, slim};
+use crate::source::{Event, Kind, Object, labels, slim};
 
 const SERVICES: u32 = 20_000;
 const ENDPOINTS: u32 = 3;
@@ -27,8 +27,7 @@ fn slice(index: u32, endpoints: impl Iterator<Item = u32>) -> Event {
     let mut object = slim::EndpointSlice { address_type: "IPv4".into(), ..Default::default() };
     object.metadata.namespace = "ns".into();
     object.metadata.name = format!("s{index}-x");
-    let label = ("kubernetes.io/service-name".into(), format!("s{index}"));
-    object.metadata.labels.extend([label]);
+    object.metadata.labels.insert(labels::SERVICE_NAME, format!("s{index}"));
     object.ports =
         vec![slim::EndpointPort { name: Some(String::new()), protocol: None, port: Some(80) }];
     let endpoint = |n| slim::Endpoint {

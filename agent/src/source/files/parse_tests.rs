@@ -1,12 +1,13 @@
 //! Tests of the parser: tables of text and what comes of it.
 
 use super::*;
+use crate::source::labels;
 
 const SERVICES: &str = "\
 # two services and something else
 apiVersion: v1
 kind: Service
-metadata: {name: a, labels: {x: &x \"1\", y: *x}}
+metadata: {name: a, labels: {x: &x \"1\", topology.kubernetes.io/zone: *x}}
 spec:
   clusterIP: 10.96.0.1
   ports:
@@ -60,7 +61,7 @@ fn many_documents() {
     assert_eq!(names(&parsed), [(2, "Service default/a".into()), (22, "Service n/b".into())]);
     assert_eq!((parsed.ignored_count, parsed.problems.len()), (2, 0));
     let Object::Service(a) = &parsed.objects[0].1 else { panic!() };
-    assert_eq!(a.metadata.labels["y"], "1");
+    assert_eq!(a.metadata.labels.get(labels::ZONE), Some("1"));
     assert_eq!((a.spec.ports[0].port, &*a.spec.ports[0].name), (80, "web"));
 }
 
