@@ -17,14 +17,44 @@ const OBJECT: &str = "target/bpf/millrace-ebpf.o";
 /// The cargo profile of the BPF object (Cargo.toml says why it has its own).
 const PROFILE: &str = "bpf";
 
+/// The cargo profile of what is shipped and measured.
+pub const SHIPPED: &str = "dist";
+
 /// Builds the object, then the binaries.
 pub fn run(args: &[String]) -> Result<()> {
     let features = parse_features(args)?;
-    let toolchain = toolchain::find().choose().map_err(|reasons| {
-        anyhow!("no way from Rust to BPF; run `cargo xtask setup`:\n    {reasons}")
-    })?;
-    build_object(&toolchain, features.as_deref())?;
+    build_object(&find_toolchain()?, features.as_deref())?;
     build_binaries(features.as_deref())
+}
+
+/// Builds the object, then these binaries as they are shipped: optimized as a whole, which takes
+/// minutes.
+pub fn shipped(binaries: &[&str]) -> Result<()> {
+    build_object(&find_toolchain()?, None)?;
+    let start = Instant::now();
+    eprintln!("build: {}, as shipped (minutes, the first time)", binaries.join(" and "));
+    let mut cargo = command::cargo();
+    cargo.args([
+        "build",
+        "--locked",
+        "--profile",
+        SHIPPED,
+        "-p",
+        "millrace",
+        "-p",
+        "millrace-tests",
+    ]);
+    cargo.args(binaries.iter().flat_map(|name| ["--bin", name]));
+    command::run(&mut cargo)?;
+    let place = command::target_dir().join(SHIPPED);
+    eprintln!("build: shipped in {}, {}", place.display(), command::seconds(start.elapsed()));
+    Ok(())
+}
+
+fn find_toolchain() -> Result<Toolchain> {
+    toolchain::find().choose().map_err(|reasons| {
+        anyhow!("no way from Rust to BPF; run `cargo xtask setup`:\n    {reasons}")
+    })
 }
 
 /// Reads `--features LIST` or `--features=LIST`.

@@ -50,6 +50,11 @@ pub fn release_binary(name: &str) -> PathBuf {
     target_dir().join("release").join(name)
 }
 
+/// A binary as the image has it: see [`crate::build::shipped`].
+pub fn shipped_binary(name: &str) -> PathBuf {
+    target_dir().join(crate::build::SHIPPED).join(name)
+}
+
 /// The cargo that runs us, at the repository's root, without the variables it set for us.
 pub fn cargo() -> Command {
     let program = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::command;
+use crate::{build, command};
 
 /// What can build an image, the first that is there.
 const BUILDERS: [&str; 3] = ["docker", "podman", "buildah"];
@@ -55,10 +55,8 @@ fn build(tag: &str) -> Result<()> {
 
 /// The agent, stripped of what only debuggers read, and its libraries.
 fn lay_out(root: &Path) -> Result<()> {
-    let agent = command::release_binary("millrace");
-    if !agent.exists() {
-        bail!("{} is not there: run `cargo xtask build` first", agent.display());
-    }
+    build::shipped(&["millrace"])?;
+    let agent = command::shipped_binary("millrace");
     let place = root.join(AGENT);
     copy(&agent, &place)?;
     command::run(Command::new("strip").arg("--strip-debug").arg(&place))?;

@@ -1,6 +1,7 @@
 //! `cargo xtask lab`: setup, build, then the namespace lab for a person.
 
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
@@ -13,7 +14,7 @@ const PROGRAM: &str = "millrace-lab";
 pub fn run(args: &[String]) -> Result<ExitCode> {
     if looks_at_running(args) && command::release_binary(PROGRAM).is_file() {
         require_root()?;
-        return replace_process(PROGRAM, args);
+        return replace_process(PROGRAM, args, command::release_binary);
     }
     become_program(PROGRAM, args)
 }
@@ -32,7 +33,15 @@ pub fn become_program(name: &str, args: &[String]) -> Result<ExitCode> {
     require_root()?;
     setup::ensure()?;
     build::run(&[])?;
-    replace_process(name, args)
+    replace_process(name, args, command::release_binary)
+}
+
+/// The same with the agent and the program as they are shipped.
+pub fn become_shipped_program(name: &str, args: &[String]) -> Result<ExitCode> {
+    require_root()?;
+    setup::ensure()?;
+    build::shipped(&["millrace", name])?;
+    replace_process(name, args, command::shipped_binary)
 }
 
 fn require_root() -> Result<()> {
@@ -45,13 +54,13 @@ fn require_root() -> Result<()> {
     Ok(())
 }
 
-fn replace_process(name: &str, args: &[String]) -> Result<ExitCode> {
-    let program = command::release_binary(name);
+fn replace_process(name: &str, args: &[String], binary: fn(&str) -> PathBuf) -> Result<ExitCode> {
+    let program = binary(name);
     if !program.is_file() {
         bail!("package millrace-tests has no binary {name} ({} is not there)", program.display());
     }
     let mut run = Command::new(&program);
-    run.args(args).env("MILLRACE_BIN", command::release_binary("millrace"));
+    run.args(args).env("MILLRACE_BIN", binary("millrace"));
     Err(anyhow::Error::from(run.exec()).context(format!("start {}", program.display())))
 }
 

@@ -30,6 +30,8 @@ const CHURN_PER_SEC: u32 = 300;
 const CHURN_SERVICES: u32 = 10_000;
 /// How long connections are made over a restart.
 const RESTART_TIME: Duration = Duration::from_secs(4);
+/// How often objects are brought into new maps.
+const FILLINGS: [usize; 2] = [3, 5];
 /// Pause between two changes, so that none waits for the one before it.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -46,7 +48,7 @@ pub fn measure(sites: &[Site], options: &Options, run: &mut Run) -> Result<()> {
         };
         run.updates.extend(updates);
         if site.dataplane == Dataplane::Millrace {
-            run.loads.push(objects_to_maps(site.shape)?);
+            run.loads.push(objects_to_maps(site.shape, FILLINGS[full])?);
         }
     }
     // As many as kube-proxy's rules have, whatever our own sites have.
@@ -54,7 +56,7 @@ pub fn measure(sites: &[Site], options: &Options, run: &mut Run) -> Result<()> {
     let theirs = theirs.map(|site| site.shape).filter(|shape| shape.services > 1);
     for shape in theirs.map(|shape| Shape { dual: false, ..shape }) {
         if run.loads.iter().all(|load| !is_maps_of(load, shape)) {
-            run.loads.push(objects_to_maps(shape)?);
+            run.loads.push(objects_to_maps(shape, FILLINGS[full])?);
         }
     }
     let ours = || sites.iter().filter(|site| site.dataplane == Dataplane::Millrace);
@@ -257,12 +259,40 @@ fn restart(site: &mut Site, seed: u64) -> Result<Restart> {
     })
 }
 
+/// Objects are brought into new maps so often; what the one in the middle took.
+fn objects_to_maps(shape: Shape, times: usize) -> Result<Load> {
+    let fillings = (0..times).map(|_| fill(shape)).collect::<Result<Vec<_>>>()?;
+    middle(fillings).context("no filling was asked for")
+}
+
+/// The load with the median of all CPU times, and their range.
+fn middle(mut loads: Vec<Load>) -> Option<Load> {
+    loads.sort_by(|one, other| one.cpu_s.total_cmp(&other.cpu_s));
+    let range = [loads.first()?.cpu_s, loads.last()?.cpu_s];
+    let middle = loads.swap_remove(loads.len() / 2);
+    Some(Load { cpu_s_range: Some(range), ..middle })
+}
+
 /// A child of this program that does the agent's work from decoded objects to maps, and no more.
-fn objects_to_maps(shape: Shape) -> Result<Load> {
+fn fill(shape: Shape) -> Result<Load> {
     let mut command = Command::new(std::env::current_exe()?);
     let (services, each) = (shape.services.to_string(), shape.endpoints_each.to_string());
     let output = command.args(["maps", &services, &each]).output().context("fill maps")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "fill maps: {said}");
     serde_json::from_slice(&output.stdout).context("what filling maps cost")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_of_three_loads_says_how_far_the_others_are() {
+        let load = |cpu_s, peak_mib| Load { cpu_s, peak_mib, ..Load::default() };
+        let found = middle(vec![load(3.0, 30.0), load(1.0, 10.0), load(2.0, 20.0)]).unwrap();
+        assert_eq!((found.cpu_s, found.peak_mib), (2.0, 20.0));
+        assert_eq!(found.cpu_s_range, Some([1.0, 3.0]));
+        assert!(middle(Vec::new()).is_none());
+    }
 }

@@ -64,6 +64,7 @@ fn fill(shape: Shape, pins: &Pins) -> Result<Load> {
         services: shape.services,
         endpoints: shape.endpoints(),
         cpu_s: rounded(cpu_us / 1e6),
+        cpu_s_range: None,
         wall_s: rounded(wall.as_secs_f64()),
         peak_mib: rounded(memory_mib(pid, "VmHWM")?),
         steady_mib: None,

@@ -20,7 +20,7 @@ use crate::statistics::{Quartiles, rounded};
 /// Turns the statistics on; costs every program some 50 ns a run while it is on.
 const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 /// Blocks per lane.
-const REPEATS: usize = 5;
+pub const REPEATS: usize = 5;
 /// Connections per block.
 const CONNECTIONS: u32 = 1000;
 /// What the row of a program that does nothing is called.

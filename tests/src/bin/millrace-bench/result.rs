@@ -111,8 +111,10 @@ pub struct Load {
     pub services: u32,
     /// Endpoints of all of them.
     pub endpoints: u32,
-    /// CPU seconds, user and system.
+    /// CPU seconds, user and system; of several repetitions the median.
     pub cpu_s: f64,
+    /// The least and the most of them; none: it was done once.
+    pub cpu_s_range: Option<[f64; 2]>,
     /// Seconds.
     pub wall_s: f64,
     /// Peak of the process' resident memory, MiB.

@@ -1,6 +1,6 @@
 //! What was found as tables of text, for the terminal and for pages alike. Pure.
 
-use crate::result::{Group, ProgramCost, Real, Row, Run};
+use crate::result::{Group, Load, ProgramCost, Real, Row, Run};
 
 /// A table with what there is to say about it.
 pub struct Section {
@@ -107,7 +107,7 @@ fn loads(run: &Run) -> Section {
             load.what.clone(),
             thousands(load.services),
             thousands(load.endpoints),
-            format!("{:.3}", load.cpu_s),
+            cpu_seconds(load),
             format!("{:.3}", load.wall_s),
             format!("{:.1}", load.peak_mib),
             or_none(load.steady_mib, 1),
@@ -116,8 +116,14 @@ fn loads(run: &Run) -> Section {
     });
     let note = "Kernel memory of rules is what the machine's slab, vmalloc and per-CPU memory grew \
                 by, which others share; of maps, what the kernel says of them, without what \
-                traffic fills. The agent's peak and CPU have the loading of its programs in them.";
+                traffic fills. The agent's peak and CPU have the loading of its programs in them. \
+                Objects to maps: of several repetitions the median, with the least and the most.";
     Section::new("Everything loaded", &header, rows.collect(), note)
+}
+
+fn cpu_seconds(load: &Load) -> String {
+    let range = load.cpu_s_range.map(|[least, most]| format!(" [{least:.3}, {most:.3}]"));
+    format!("{:.3}{}", load.cpu_s, range.unwrap_or_default())
 }
 
 fn updates(run: &Run) -> Section {

@@ -3,7 +3,9 @@
 mod real;
 
 use crate::groups::NOISE_CPU;
+use crate::programs::REPEATS;
 use crate::result::{Group, Load, Row, Run, Verdict, Word};
+use crate::statistics::Quartiles;
 
 /// Which side of the gate is good.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,7 +30,8 @@ const IPTABLES: &str = "kube-proxy iptables";
 const NFTABLES: &str = "kube-proxy nftables";
 /// Beginning of the name of a load without the agent's start.
 const PROGRAMMING: &str = "Millrace (objects to maps)";
-/// The most that a measured nanosecond, second or MiB is doubted: none has a twin to compare with.
+/// How much a measured nanosecond, second or MiB is doubted at least: none has a twin to compare
+/// with.
 const PLAIN_ERROR: f64 = 0.03;
 
 /// All goals.
@@ -63,21 +66,37 @@ fn noise(group: &Group) -> (f64, f64) {
     (cpu, twin.map_or(0.0, |twin| twin.added_us.median.abs()))
 }
 
-fn cpu_ratio((group, row): (&Group, &Row)) -> Found {
-    let error = noise(group).0;
-    Found { value: row.cpu_ratio.median, error, conclusive: group.conclusive }
+/// A row's figure. It may be off by what the two equal lanes are apart, or by what the median of so
+/// many rounds may miss.
+fn of(group: &Group, figure: &Quartiles, apart: f64, rounds: u32) -> Found {
+    let error = apart.max(figure.error_of_median(rounds));
+    Found { value: figure.median, error, conclusive: group.conclusive }
 }
 
-/// One row's figure by another's of the same group.
+/// One row's figure by another's of the same group; `apart` is a part of the whole.
 fn by(
     one: Option<(&Group, &Row)>,
     other: Option<(&Group, &Row)>,
-    figure: fn(&Row) -> f64,
-    error: fn(&Group) -> f64,
+    figure: fn(&Row) -> &Quartiles,
+    apart: fn(&Group) -> f64,
+    rounds: u32,
 ) -> Option<Found> {
     let ((group, one), (_, other)) = (one?, other?);
-    let value = figure(one) / figure(other);
-    Some(Found { value, error: value * error(group), conclusive: group.conclusive })
+    let (one, other) = (figure(one), figure(other));
+    let value = one.median / other.median;
+    let error = one.relative_error(rounds).hypot(other.relative_error(rounds));
+    let error = value * apart(group).max(error);
+    Some(Found { value, error, conclusive: group.conclusive })
+}
+
+/// How far the two equal lanes are apart in CPU, as a part of it.
+fn apart_in_cpu(group: &Group) -> f64 {
+    noise(group).0
+}
+
+/// And in time.
+fn apart_in_time(group: &Group) -> f64 {
+    noise(group).1 / group.lanes.first().map_or(1.0, |direct| direct.time_us.median)
 }
 
 fn traffic(run: &Run) -> Vec<Verdict> {
@@ -85,21 +104,16 @@ fn traffic(run: &Run) -> Vec<Verdict> {
         |dataplane, services, target| row(run, "tcp-connect", dataplane, services, target);
     let all = 100_000;
     let hot = connect(SOCKETS, all, "hot");
-    let time_error = |group: &Group| {
-        let direct = group.lanes.first().map_or(1.0, |row| row.time_us.median);
-        noise(group).1 / direct
-    };
-    let added = hot.map(|(group, row)| Found {
-        value: row.added_us.median,
-        error: noise(group).1,
-        conclusive: group.conclusive,
-    });
-    let flat = by(connect(SOCKETS, all, "random"), connect(SOCKETS, 1, "hot"), time_of, time_error);
+    let rounds = run.about.rounds;
+    let cpu_ratio =
+        |(group, row): (&Group, &Row)| of(group, &row.cpu_ratio, noise(group).0, rounds);
+    let added = hot.map(|(group, row)| of(group, &row.added_us, noise(group).1, rounds));
+    let [one, any] = [connect(SOCKETS, 1, "hot"), connect(SOCKETS, all, "random")];
+    let flat = by(any, one, time_of, apart_in_time, rounds);
     let most = [10_000, 1000, 1].into_iter().find(|n| connect(NFTABLES, *n, "hot").is_some());
     let nftables = connect(NFTABLES, most.unwrap_or(1), "hot");
-    let cpu_error = |group: &Group| noise(group).0;
-    let gain = by(nftables, hot, |row| row.cpu_us.median, cpu_error);
-    let speed = by(connect(IPTABLES, 10_000, "hot"), hot, time_of, time_error);
+    let gain = by(nftables, hot, cpu_of, apart_in_cpu, rounds);
+    let speed = by(connect(IPTABLES, 10_000, "hot"), hot, time_of, apart_in_time, rounds);
     let packets = connect(PACKETS, all, "hot").map(cpu_ratio);
     vec![
         judge(
@@ -143,8 +157,12 @@ fn traffic(run: &Run) -> Vec<Verdict> {
     ]
 }
 
-fn time_of(row: &Row) -> f64 {
-    row.time_us.median
+const fn time_of(row: &Row) -> &Quartiles {
+    &row.time_us
+}
+
+const fn cpu_of(row: &Row) -> &Quartiles {
+    &row.cpu_us
 }
 
 fn programs(run: &Run) -> Vec<Verdict> {
@@ -155,7 +173,8 @@ fn programs(run: &Run) -> Vec<Verdict> {
             .filter(|cost| cost.program == program && cost.what == what && cost.net_ns.is_some());
         let most = wanted.max_by_key(|cost| cost.services)?;
         let value = most.net_ns?;
-        Some(Found { value, error: most.ns.median * PLAIN_ERROR, conclusive: true })
+        let error = (most.ns.median * PLAIN_ERROR).max(most.ns.error_of_median(REPEATS as u32));
+        Some(Found { value, error, conclusive: true })
     };
     let established = ["packet_in", "packet_out"].map(|program| net(program, "established"));
     let worst = |one: Found, other: Found| if one.value > other.value { one } else { other };
@@ -186,6 +205,17 @@ const fn plain(value: f64) -> Found {
     Found { value, error: value * PLAIN_ERROR, conclusive: true }
 }
 
+/// As the quotient of two figures, of which one was measured several times.
+fn plain_by(value: f64, one: &Load) -> Found {
+    Found { value, error: value * repeated_error(one), conclusive: true }
+}
+
+/// By which part of it the CPU time of a load may be off: half of what its repetitions are apart.
+fn repeated_error(load: &Load) -> f64 {
+    let [least, most] = load.cpu_s_range.unwrap_or([load.cpu_s; 2]);
+    PLAIN_ERROR.max((most - least) / 2.0 / load.cpu_s)
+}
+
 fn control(run: &Run) -> Vec<Verdict> {
     let programming = |services| load(run, PROGRAMMING, services);
     // With as many endpoints as the rules have.
@@ -193,12 +223,13 @@ fn control(run: &Run) -> Vec<Verdict> {
         let theirs = load(run, name, 10_000)?;
         let same =
             |load: &&Load| load.what.starts_with(PROGRAMMING) && load.endpoints == theirs.endpoints;
-        Some(theirs.cpu_s / run.loads.iter().find(same)?.cpu_s)
+        let ours = run.loads.iter().find(same)?;
+        Some(plain_by(theirs.cpu_s / ours.cpu_s, ours))
     };
     let million = programming(100_000).filter(|load| load.endpoints >= 1_000_000);
     let whole = load(run, "Millrace (agent", 100_000).filter(|load| load.endpoints >= 1_000_000);
     let churn = run.churn.first().map(|churn| plain(churn.cpu_percent));
-    let cpu = |load: &Load| plain(load.cpu_s);
+    let cpu = |load: &Load| plain_by(load.cpu_s, load);
     vec![
         judge(
             "G11",
@@ -217,14 +248,14 @@ fn control(run: &Run) -> Vec<Verdict> {
         judge(
             "G13",
             "CPU of loading 10 000 Services: iptables rules / Millrace's maps",
-            rules(IPTABLES).map(plain),
+            rules(IPTABLES),
             Side::AtLeast,
             50.0,
         ),
         judge(
             "G13",
             "the same: nftables rules / Millrace's maps",
-            rules(NFTABLES).map(plain),
+            rules(NFTABLES),
             Side::AtLeast,
             1000.0,
         ),
@@ -325,9 +356,9 @@ fn judge(goal: &str, what: &str, found: Option<Found>, side: Side, gate: f64) ->
         Word::Missed
     };
     let because = match word {
-        Word::TooClose => format!("may be off by {:.3}", found.error),
         Word::Inconclusive => "the machine was too noisy".into(),
-        _ => String::new(),
+        _ if found.error == 0.0 => String::new(),
+        _ => format!("may be off by {:.3}", found.error),
     };
     let found = Some(crate::statistics::rounded(found.value));
     Verdict { found, verdict: word, because, ..verdict }
@@ -336,7 +367,7 @@ fn judge(goal: &str, what: &str, found: Option<Found>, side: Side, gate: f64) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::statistics::Quartiles;
+    use crate::result::About;
 
     fn word(value: f64, error: f64, side: Side, gate: f64) -> Word {
         judge("G", "", Some(Found { value, error, conclusive: true }), side, gate).verdict
@@ -395,6 +426,38 @@ mod tests {
         assert_eq!(found("G4").verdict, Word::Met);
         assert_eq!(found("G5").found, Some(10.8374));
         assert_eq!(found("G6").verdict, Word::NotMeasured, "there was no such lane");
+    }
+
+    #[test]
+    fn what_so_few_rounds_cannot_tell_is_too_close_to_call() {
+        let verdict = |rounds, low, high| {
+            let mut hot = lane(SOCKETS, 100_000, "hot", 20.3, 81.0);
+            hot.cpu_ratio = Quartiles { low, median: 0.96, high };
+            let twin = lane("direct", 0, "again: noise", 20.0, 80.0);
+            let lanes = vec![lane("direct", 0, "", 20.0, 80.0), twin, hot];
+            let key = "tcp-connect".to_owned();
+            let group = Group { key, conclusive: true, lanes, ..Group::default() };
+            let about = About { rounds, ..About::default() };
+            let run = Run { groups: vec![group], about, ..Run::default() };
+            all(&run).iter().find(|verdict| verdict.goal == "G1").unwrap().verdict
+        };
+        assert_eq!(verdict(21, 0.91, 1.0), Word::TooClose);
+        assert_eq!(verdict(21, 0.95, 0.965), Word::Missed);
+        assert_eq!(verdict(2100, 0.91, 1.0), Word::Missed);
+    }
+
+    #[test]
+    fn a_load_is_doubted_by_what_its_repetitions_are_apart() {
+        let verdict = |cpu_s_range| {
+            let what = PROGRAMMING.into();
+            let (services, endpoints, cpu_s) = (100_000, 1_000_000, 0.95);
+            let load = Load { what, services, endpoints, cpu_s, cpu_s_range, ..Load::default() };
+            let run = Run { loads: vec![load], ..Run::default() };
+            all(&run).iter().find(|verdict| verdict.goal == "G11").unwrap().verdict
+        };
+        assert_eq!(verdict(None), Word::Met);
+        assert_eq!(verdict(Some([0.94, 0.97])), Word::Met);
+        assert_eq!(verdict(Some([0.9, 1.2])), Word::TooClose);
     }
 
     #[test]

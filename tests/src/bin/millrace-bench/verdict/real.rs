@@ -1,7 +1,10 @@
 //! A real kube-proxy beside Millrace, where there was one: no rows where there was none.
 
-use super::{Found, IPTABLES, NFTABLES, SOCKETS, Side, by, judge, noise, plain, row, time_of};
-use crate::result::{Group, Real, RealChanges, Run, Verdict};
+use super::{
+    Found, IPTABLES, NFTABLES, SOCKETS, Side, apart_in_cpu, apart_in_time, by, cpu_of, judge,
+    plain, row, time_of,
+};
+use crate::result::{Real, RealChanges, Run, Verdict};
 use crate::site::{REAL_IPTABLES, REAL_NFTABLES};
 use crate::tables::thousands;
 
@@ -82,12 +85,9 @@ fn traffic(run: &Run, theirs: &Real) -> Vec<Verdict> {
         return Vec::new();
     }
     let made = if name == REAL_IPTABLES { IPTABLES } else { NFTABLES };
-    let cpu_error = |group: &Group| noise(group).0;
-    let time_error = |group: &Group| {
-        noise(group).1 / group.lanes.first().map_or(1.0, |direct| direct.time_us.median)
-    };
-    let gain = by(real, connect(SOCKETS, services, target), |row| row.cpu_us.median, cpu_error);
-    let close = by(real, connect(made, services, target), time_of, time_error);
+    let (rounds, ours) = (run.about.rounds, connect(SOCKETS, services, target));
+    let gain = by(real, ours, cpu_of, apart_in_cpu, rounds);
+    let close = by(real, connect(made, services, target), time_of, apart_in_time, rounds);
     let (sized, goal) = (sized(theirs), if made == IPTABLES { "G5" } else { "G4" });
     let gate = if made == IPTABLES { 1.0 } else { 1.12 };
     let what = format!("CPU of a connection, {sized}, {target}: {name} / socket path");
@@ -118,7 +118,7 @@ fn joined(first: &str, second: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::result::{Row, Word};
+    use crate::result::{Group, Row, Word};
     use crate::statistics::Quartiles;
 
     fn real(what: &str, services: u32, cpu: f64, ms: f64) -> Real {
