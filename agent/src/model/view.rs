@@ -1,6 +1,8 @@
 //! The desired state of one Service, from all that the model knows.
 
+use std::borrow::Borrow;
 use std::cell::RefCell;
+use std::hash::Hash;
 
 use super::Model;
 use super::admission::{Admission, Clashes};
@@ -10,9 +12,18 @@ use super::service::Service;
 use super::slice::Slice;
 use crate::source::{Kind, ObjectName, SharedName};
 
+/// The name of a Service, shared or not. One that is shared need not be hashed again.
+pub trait AnyName: Hash + Ord + Clone + Into<SharedName> {}
+
+impl AnyName for ObjectName {}
+impl AnyName for SharedName {}
+
 impl Model {
     /// What a Service should look like on this node. No ports: it should not exist.
-    pub fn desired(&self, name: &ObjectName) -> Desired {
+    pub fn desired<N: AnyName>(&self, name: &N) -> Desired
+    where
+        SharedName: Borrow<N>,
+    {
         if let Some(internal) = self.internal.get(name) {
             return internal.clone();
         }
@@ -21,7 +32,10 @@ impl Model {
     }
 
     /// What follows from what is known of a Service.
-    pub(super) fn known(&self, name: &ObjectName) -> Desired {
+    pub(super) fn known<N: AnyName>(&self, name: &N) -> Desired
+    where
+        SharedName: Borrow<N>,
+    {
         let Some((name, entry)) = self.services.get_key_value(name) else {
             return Desired::absent(name.clone());
         };

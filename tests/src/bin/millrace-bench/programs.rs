@@ -19,8 +19,8 @@ use crate::statistics::{Quartiles, rounded};
 
 /// Turns the statistics on; costs every program some 50 ns a run while it is on.
 const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
-/// Blocks per lane.
-pub const REPEATS: usize = 5;
+/// Blocks per lane and target.
+pub const REPEATS: usize = 9;
 /// Connections per block.
 const CONNECTIONS: u32 = 1000;
 /// What the row of a program that does nothing is called.
@@ -54,16 +54,25 @@ pub fn measure(sites: &[Site], options: &Options, run: &mut Run) -> Result<()> {
     let ours = ours.into_iter().filter(|site| site.dataplane == Dataplane::Millrace);
     let bare = bare.first().context("a direct site")?;
     let statistics = Statistics::on()?;
+    let (mut packets, mut sockets) = (Vec::new(), Vec::new());
     for site in ours {
-        let mut costs = hooks::measure(site, bare, options.seed)?;
+        let costs = hooks::measure(site, bare, options.seed)?;
         let floor = costs.iter().find(|cost| cost.program == EMPTY).map(|cost| cost.ns.median);
         let floor = floor.context("a program that does nothing")?;
-        costs.extend(sockets(site, floor, options.seed)?);
+        sockets.push(Sockets::of(site, floor, options.seed)?);
         if run.sizes.is_empty() {
             let packets = hooks::programs(site.node())?;
             run.sizes = maps::sizes(&[programs(agent(site)?)?, packets].concat())?;
         }
-        run.programs.extend(costs);
+        packets.push(costs);
+    }
+    // In turn: what disturbs the machine for a second disturbs one block of each.
+    for _ in 0..REPEATS {
+        sockets.iter_mut().try_for_each(Sockets::measure)?;
+    }
+    for (packets, sockets) in packets.into_iter().zip(sockets) {
+        run.programs.extend(packets);
+        run.programs.extend(sockets.costs());
     }
     drop(statistics);
     run.runs = std::thread::spawn(runs::measure).join().ok().context("measure runs")??;
@@ -74,46 +83,65 @@ fn agent(site: &Site) -> Result<&Agent> {
     site.agent.as_ref().context("a site of ours has an agent")
 }
 
-/// Every hook's cost for sockets, in every lane in which it runs.
-fn sockets(site: &Site, floor: f64, seed: u64) -> Result<Vec<ProgramCost>> {
-    let programs = programs(agent(site)?)?;
-    let shape = site.shape;
-    let hot = Target::One(services::cluster_ip(Family::V4, shape.hot()));
-    let random = Target::AnyService { services: shape.services };
-    let none = Target::One(services::server(Family::V4, 1, 5));
-    let mut lane = Lane::start("programs".into(), &site.place(Client::Pod), seed)?;
-    let server = site.server(1)?;
-    let mut costs = Vec::new();
-    for (what, target) in [
-        ("socket path, hot", hot),
-        ("socket path, random", random),
-        ("socket path, not a Service", none),
-    ] {
-        let mut samples: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-        for _ in 0..REPEATS {
-            let before = totals(&programs)?;
-            lane.block(Dialogue::Connections, target, CONNECTIONS, server)?;
-            for (name, (ns, runs)) in totals(&programs)? {
+/// A site whose sockets' hooks are measured.
+struct Sockets {
+    services: u32,
+    /// What a program costs that does nothing.
+    floor: f64,
+    programs: Vec<(String, u64)>,
+    lane: Lane,
+    server: u32,
+    targets: [(&'static str, Target); 3],
+    /// Nanoseconds of each run, by what was dialled and by program.
+    samples: BTreeMap<(&'static str, String), Vec<f64>>,
+}
+
+impl Sockets {
+    fn of(site: &Site, floor: f64, seed: u64) -> Result<Self> {
+        let services = site.shape.services;
+        Ok(Self {
+            services,
+            floor,
+            programs: programs(agent(site)?)?,
+            lane: Lane::start("programs".into(), &site.place(Client::Pod), seed)?,
+            server: site.server(1)?,
+            targets: [
+                (
+                    "socket path, hot",
+                    Target::One(services::cluster_ip(Family::V4, site.shape.hot())),
+                ),
+                ("socket path, random", Target::AnyService { services }),
+                ("socket path, not a Service", Target::One(services::server(Family::V4, 1, 5))),
+            ],
+            samples: BTreeMap::new(),
+        })
+    }
+
+    /// One block of connections to each target.
+    fn measure(&mut self) -> Result<()> {
+        for (what, target) in self.targets {
+            let before = totals(&self.programs)?;
+            self.lane.block(Dialogue::Connections, target, CONNECTIONS, self.server)?;
+            for (name, (ns, runs)) in totals(&self.programs)? {
                 let (ns_before, runs_before) = before.get(name).copied().unwrap_or_default();
                 // A few runs belong to the lab's own sockets.
                 if runs - runs_before >= u64::from(CONNECTIONS) {
                     let cost = (ns - ns_before) as f64 / (runs - runs_before) as f64;
-                    samples.entry(name).or_default().push(cost);
+                    self.samples.entry((what, name.to_owned())).or_default().push(cost);
                 }
             }
         }
-        costs.extend(samples.into_iter().map(|(program, samples)| {
-            let ns = Quartiles::of(samples);
-            ProgramCost {
-                program: program.to_owned(),
-                what: what.to_owned(),
-                services: shape.services,
-                ns,
-                net_ns: Some(rounded(ns.median - floor)),
-            }
-        }));
+        Ok(())
     }
-    Ok(costs)
+
+    /// Every hook's cost in every lane in which it runs.
+    fn costs(self) -> impl Iterator<Item = ProgramCost> {
+        self.samples.into_iter().map(move |((what, program), samples)| {
+            let ns = Quartiles::of(samples);
+            let net_ns = Some(rounded(ns.median - self.floor));
+            ProgramCost { program, what: what.to_owned(), services: self.services, ns, net_ns }
+        })
+    }
 }
 
 /// Names and ids of the attached programs.
