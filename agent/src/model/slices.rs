@@ -55,14 +55,14 @@ impl Model {
         let [was, is] = [old.as_ref().map(|old| &old.object), slice.as_ref().map(|(_, new)| new)];
         let touched = self.registry.replace_slice(was, is);
         self.mark_touched(touched);
-        let mut concerns_us = owner.is_some_and(|owner| is_api_server(&owner));
+        let mut concerns_api_server = owner.is_some_and(|owner| is_api_server(&owner));
         match slice {
             Some((service, object)) => {
                 let caused = trigger.as_ref().map(|trigger| trigger.at);
                 if let Some(trigger) = trigger.filter(|_| before != caused) {
                     self.triggers.add(name, trigger);
                 }
-                concerns_us |= is_api_server(&service);
+                concerns_api_server |= is_api_server(&service);
                 self.link(&service, name, Seen { object, list, trigger: caused });
                 self.remember_good(&service);
                 self.slices.insert(name.clone(), service);
@@ -72,7 +72,7 @@ impl Model {
                 self.slices.remove(name);
             }
         }
-        if concerns_us {
+        if concerns_api_server {
             self.update_api_servers();
         }
     }

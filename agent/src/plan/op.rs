@@ -66,7 +66,7 @@ pub struct Capacity {
 }
 
 impl Default for Capacity {
-    /// Room for 100 000 services and 500 000 backends; some 24 MiB of kernel memory when full of
+    /// Room for 100 000 services and 500 000 backends; some 23 MiB of kernel memory when full of
     /// neither. Arrays are allocated up front, and of a hash map 16 bytes for each row it may have,
     /// that number rounded up to a power of two: these are a little less than one.
     fn default() -> Self {

@@ -89,7 +89,7 @@ fn bench(options: &Options) -> Result<()> {
     if options.wants(Part::Traffic) {
         for plan in groups::plans(&sites) {
             let group = plan.run(&sites, options.rounds(), options.seed)?;
-            print::section(&tables::group(&group));
+            print::section(&tables::group(&group, options.rounds()));
             run.groups.push(group);
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Parser;
 
 /// Rounds of a full run: with 21 the quartiles are steady.
-const ROUNDS: u32 = 21;
+const ROUNDS: u32 = 41;
 /// Rounds of a quick one.
 const QUICK_ROUNDS: u32 = 9;
 

@@ -24,7 +24,7 @@ impl Section {
 /// Everything that was found; tables without rows are left out.
 pub fn all(run: &Run) -> Vec<Section> {
     let mut sections = vec![verdicts(run)];
-    sections.extend(run.groups.iter().map(group));
+    sections.extend(run.groups.iter().map(|found| group(found, run.about.rounds)));
     sections.extend([loads(run), updates(run), real(run), churn(run), restarts(run)]);
     sections.push(programs(
         "What the programs cost per run, in traffic",
@@ -64,8 +64,8 @@ pub fn thousands(number: u32) -> String {
     }
 }
 
-/// One group's table.
-pub fn group(group: &Group) -> Section {
+/// One group's table, of so many rounds.
+pub fn group(group: &Group, rounds: u32) -> Section {
     let time = format!("{}, us", group.time);
     let header = ["Lane", time.as_str(), "added, us", "CPU us", "direct's CPU / its CPU"];
     let cells = |row: &Row| {
@@ -77,13 +77,22 @@ pub fn group(group: &Group) -> Section {
             row.cpu_ratio.text(3),
         ]
     };
-    let note = match (group.conclusive, group.attempts) {
+    let mut note = match (group.conclusive, group.attempts) {
         (true, 1) => String::new(),
-        (true, many) => format!("Conclusive at attempt {many}."),
+        (true, many) => format!("Conclusive at attempt {many}. "),
         (false, many) => {
-            format!("Inconclusive: the two direct lanes differed too much, {many} times.")
+            format!("Inconclusive: the two direct lanes differed too much, {many} times. ")
         }
     };
+    if let Some(twin) = group.lanes.get(1) {
+        note += &format!(
+            "The two equal lanes: CPU {:.3} +- {:.3}, time {:.2} +- {:.2} us.",
+            twin.cpu_ratio.median,
+            twin.cpu_ratio.error_of_median(rounds),
+            twin.added_us.median,
+            twin.added_us.error_of_median(rounds)
+        );
+    }
     Section::new(&group.title, &header, group.lanes.iter().map(cells).collect(), &note)
 }
 
@@ -289,6 +298,7 @@ pub fn about(run: &Run) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::statistics::Quartiles;
 
     #[test]
     fn names_say_how_many() {
@@ -300,8 +310,11 @@ mod tests {
 
     #[test]
     fn a_group_that_stayed_noisy_says_so() {
-        let group = Group { attempts: 3, lanes: vec![Row::default()], ..Group::default() };
-        assert!(self::group(&group).note.starts_with("Inconclusive"));
+        let ratio = Quartiles { low: 0.98, median: 1.01, high: 1.03 };
+        let lanes = vec![Row::default(), Row { cpu_ratio: ratio, ..Row::default() }];
+        let group = Group { attempts: 3, lanes, ..Group::default() };
+        let note = self::group(&group, 25).note;
+        assert!(note.starts_with("Inconclusive") && note.contains("CPU 1.010 +- 0.018"), "{note}");
     }
 
     #[test]
