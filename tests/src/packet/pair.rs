@@ -8,9 +8,11 @@
 //! outcome.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use millrace::bpf::object::PacketBuild;
+use millrace_common::affinity::NS_PER_SEC;
 use millrace_common::counters::Counter;
 use millrace_common::packet::frame::Verdict;
 use millrace_common::packet::{comes_in, goes_out};
@@ -134,11 +136,28 @@ pub fn run_native(node: &Node, program: Program, device: u32, frame: Vec<u8>) ->
     Outcome { verdict, frame: hook.subject.into_bytes() }
 }
 
-/// `CLOCK_MONOTONIC`, in nanoseconds.
+/// How long before the end of a second a packet waits for the next one, in nanoseconds: more than
+/// the clock of the last timer tick is behind.
+const SECOND_ENDS_NS: u64 = 20_000_000;
+
+/// The kernel programs' clock, in nanoseconds: that of the last timer tick, of which they use whole
+/// seconds. At the end of one the two sides would read different seconds, so that is waited for.
 pub fn monotonic_ns() -> Result<u64> {
+    loop {
+        let now = coarse_ns()?;
+        let rest = NS_PER_SEC - now % NS_PER_SEC;
+        if rest > SECOND_ENDS_NS {
+            return Ok(now);
+        }
+        std::thread::sleep(Duration::from_nanos(rest));
+    }
+}
+
+/// `CLOCK_MONOTONIC_COARSE`, in nanoseconds.
+fn coarse_ns() -> Result<u64> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a valid clock and a live timespec.
-    let code = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    ensure!(code == 0, "CLOCK_MONOTONIC: {}", std::io::Error::last_os_error());
-    Ok(u64::try_from(time.tv_sec)? * 1_000_000_000 + u64::try_from(time.tv_nsec)?)
+    let code = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
+    ensure!(code == 0, "CLOCK_MONOTONIC_COARSE: {}", std::io::Error::last_os_error());
+    Ok(u64::try_from(time.tv_sec)? * NS_PER_SEC + u64::try_from(time.tv_nsec)?)
 }
