@@ -1,6 +1,7 @@
-//! The names of service ports, in the `services` map: seven of them in one of its rows.
+//! The names of service ports, in the `services` map: those of neighbouring ids in one row.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 
 use millrace_common::service::{PARTS_MAX, ServiceBlock, ServiceKey, ServicePart, ServiceRow};
@@ -24,7 +25,14 @@ impl NameStore {
         let mut blocks = BTreeMap::new();
         for (id, row) in names {
             for part in 0..row.parts() {
-                self.set(&mut blocks, id, part, row.part(part))?;
+                let block = match blocks.entry(ServiceKey::of(id, part)) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(new) => {
+                        let known = self.block(new.key())?;
+                        new.insert(known)
+                    }
+                };
+                *block.part_mut(id) = row.part(part);
             }
         }
         self.0.put(&blocks.into_iter().collect::<Vec<_>>())
@@ -35,37 +43,21 @@ impl NameStore {
     pub(super) fn delete(&self, id: u32) -> Result<(), MapError> {
         let parts = self.get(id)?.map_or(PARTS_MAX, |row| row.parts());
         for part in (0..parts).rev() {
-            let mut blocks = BTreeMap::new();
-            self.set(&mut blocks, id, part, ServicePart::NONE)?;
-            for (key, block) in blocks {
-                if block == ServiceBlock::EMPTY {
-                    self.0.delete(&key)?;
-                } else {
-                    self.0.put(&[(key, block)])?;
-                }
+            let key = ServiceKey::of(id, part);
+            let mut block = self.block(&key)?;
+            *block.part_mut(id) = ServicePart::NONE;
+            if block == ServiceBlock::EMPTY {
+                self.0.delete(&key)?;
+            } else {
+                self.0.put(&[(key, block)])?;
             }
         }
         Ok(())
     }
 
-    /// Put a part of a name into the row it belongs to, which is read first.
-    fn set(
-        &self,
-        blocks: &mut BTreeMap<ServiceKey, ServiceBlock>,
-        id: u32,
-        part: u32,
-        bytes: ServicePart,
-    ) -> Result<(), MapError> {
-        let key = ServiceKey::of(id, part);
-        let block = match blocks.get_mut(&key) {
-            Some(block) => block,
-            None => {
-                let known = self.0.get(&key)?.unwrap_or(ServiceBlock::EMPTY);
-                blocks.entry(key).or_insert(known)
-            }
-        };
-        *block.part_mut(id) = bytes;
-        Ok(())
+    /// A row as it is; there need be none.
+    fn block(&self, key: &ServiceKey) -> Result<ServiceBlock, MapError> {
+        Ok(self.0.get(key)?.unwrap_or(ServiceBlock::EMPTY))
     }
 
     /// The name of one.
@@ -82,8 +74,8 @@ impl NameStore {
     }
 
     fn part(&self, id: u32, part: u32) -> Result<Option<ServicePart>, MapError> {
-        let block: Option<ServiceBlock> = self.0.get(&ServiceKey::of(id, part))?;
-        Ok(block.map(|block| block.part(id)).filter(|part| *part != ServicePart::NONE))
+        let part = self.block(&ServiceKey::of(id, part))?.part(id);
+        Ok(Some(part).filter(|part| *part != ServicePart::NONE))
     }
 
     /// All of them, by id.

@@ -54,11 +54,11 @@ impl<'de> Visitor<'de> for All {
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Labels, M::Error> {
         let mut labels = Labels::default();
-        while let Some(Name(kept)) = map.next_key()? {
+        while let Some(Text(kept)) = map.next_key()? {
             match kept {
                 Some(label) => labels.insert(label, map.next_value::<String>()?),
                 None => {
-                    let Text = map.next_value()?;
+                    let Text(_) = map.next_value()?;
                 }
             }
         }
@@ -66,27 +66,8 @@ impl<'de> Visitor<'de> for All {
     }
 }
 
-/// A label's name, if it is one of those that are kept.
-struct Name(Option<&'static str>);
-
-impl<'de> Deserialize<'de> for Name {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct One;
-        impl Visitor<'_> for One {
-            type Value = Name;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-            fn visit_str<E>(self, name: &str) -> Result<Name, E> {
-                Ok(Name(KEPT.into_iter().find(|kept| *kept == name)))
-            }
-        }
-        deserializer.deserialize_str(One)
-    }
-}
-
-/// Some text.
-struct Text;
+/// Some text; known if it is the name of a label that is kept.
+struct Text(Option<&'static str>);
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -96,8 +77,8 @@ impl<'de> Deserialize<'de> for Text {
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a string")
             }
-            fn visit_str<E>(self, _: &str) -> Result<Text, E> {
-                Ok(Text)
+            fn visit_str<E>(self, text: &str) -> Result<Text, E> {
+                Ok(Text(KEPT.into_iter().find(|kept| *kept == text)))
             }
         }
         deserializer.deserialize_str(Any)

@@ -20,7 +20,7 @@ use crate::site::{Client, Site};
 use crate::statistics::{Quartiles, rounded};
 
 /// Times that everything is measured.
-const REPEATS: usize = 7;
+pub const REPEATS: usize = 7;
 /// Exchanges of datagrams each time.
 const EXCHANGES: u32 = 2000;
 /// New flows each time: few, so that ports that were used before are rare.

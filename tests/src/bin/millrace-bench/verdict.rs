@@ -3,9 +3,9 @@
 mod real;
 
 use crate::groups::NOISE_CPU;
-use crate::programs::REPEATS;
 use crate::result::{Group, Load, Row, Run, Verdict, Word};
 use crate::statistics::Quartiles;
+use crate::{hooks, programs};
 
 /// Which side of the gate is good.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -166,17 +166,18 @@ const fn cpu_of(row: &Row) -> &Quartiles {
 }
 
 fn programs(run: &Run) -> Vec<Verdict> {
-    let net = |program: &str, what: &str| {
+    let net = |program: &str, what: &str, repeats: usize| {
         let wanted = run
             .programs
             .iter()
             .filter(|cost| cost.program == program && cost.what == what && cost.net_ns.is_some());
         let most = wanted.max_by_key(|cost| cost.services)?;
         let value = most.net_ns?;
-        let error = (most.ns.median * PLAIN_ERROR).max(most.ns.error_of_median(REPEATS as u32));
+        let error = (most.ns.median * PLAIN_ERROR).max(most.ns.error_of_median(repeats as u32));
         Some(Found { value, error, conclusive: true })
     };
-    let established = ["packet_in", "packet_out"].map(|program| net(program, "established"));
+    let established =
+        ["packet_in", "packet_out"].map(|program| net(program, "established", hooks::REPEATS));
     let worst = |one: Found, other: Found| if one.value > other.value { one } else { other };
     let established = established.into_iter().flatten().reduce(worst);
     vec![
@@ -190,7 +191,7 @@ fn programs(run: &Run) -> Vec<Verdict> {
         judge(
             "G10",
             "ns of connect4, net of an empty program, hot",
-            net("connect4", "socket path, hot"),
+            net("connect4", "socket path, hot", programs::REPEATS),
             Side::AtMost,
             400.0,
         ),
@@ -205,9 +206,9 @@ const fn plain(value: f64) -> Found {
     Found { value, error: value * PLAIN_ERROR, conclusive: true }
 }
 
-/// As the quotient of two figures, of which one was measured several times.
-fn plain_by(value: f64, one: &Load) -> Found {
-    Found { value, error: value * repeated_error(one), conclusive: true }
+/// A figure that is a load's CPU time, or has it in it.
+fn repeated(value: f64, load: &Load) -> Found {
+    Found { value, error: value * repeated_error(load), conclusive: true }
 }
 
 /// By which part of it the CPU time of a load may be off: half of what its repetitions are apart.
@@ -224,12 +225,12 @@ fn control(run: &Run) -> Vec<Verdict> {
         let same =
             |load: &&Load| load.what.starts_with(PROGRAMMING) && load.endpoints == theirs.endpoints;
         let ours = run.loads.iter().find(same)?;
-        Some(plain_by(theirs.cpu_s / ours.cpu_s, ours))
+        Some(repeated(theirs.cpu_s / ours.cpu_s, ours))
     };
     let million = programming(100_000).filter(|load| load.endpoints >= 1_000_000);
     let whole = load(run, "Millrace (agent", 100_000).filter(|load| load.endpoints >= 1_000_000);
     let churn = run.churn.first().map(|churn| plain(churn.cpu_percent));
-    let cpu = |load: &Load| plain_by(load.cpu_s, load);
+    let cpu = |load: &Load| repeated(load.cpu_s, load);
     vec![
         judge(
             "G11",
