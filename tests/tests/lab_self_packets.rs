@@ -79,8 +79,7 @@ fn odd_packets_arrive_as_they_were_made() -> Result<()> {
 }
 
 #[test]
-fn errors_are_read_and_floods_are_counted() -> Result<()> {
-    const COUNT: u32 = 5000;
+fn errors_are_read() -> Result<()> {
     let lab = Lab::builder().pod("n1", "a").build()?;
     let pod = lab.pod("n1", "a");
     let mut wire = Wire::open(lab.outside(), "eth0")?;
@@ -88,13 +87,27 @@ fn errors_are_read_and_floods_are_counted() -> Result<()> {
     for &family in lab.families() {
         let from = SocketAddr::new(address::outside(family), RAW_PORT);
         let to = SocketAddr::new(pod.address(family), PORT);
-        let who = Draft::udp(from, to, b"who").packet();
-        wire.send(node, &who)?;
+        wire.send(node, &Draft::udp(from, to, b"who").packet())?;
         let refused = if family == Family::V4 { (3, 3) } else { (1, 4) };
         let error = wire.expect("unreachable", |seen| seen.icmp_kind() == Some(refused))?;
         ensure!(error.sound == Some(true) && error.source == to.ip(), "{error:?}");
         let quoted = error.quoted().map(|quoted| (quoted.from(), quoted.to()));
         ensure!(quoted == Some((from, to)), "{error:?}");
+    }
+    Ok(())
+}
+
+/// In a lab of its own: a flood uses up the ICMP errors that the pod's kernel sends in a while
+/// (`icmp_msgs_burst`, for both families).
+#[test]
+fn floods_are_counted() -> Result<()> {
+    const COUNT: u32 = 5000;
+    let lab = Lab::builder().pod("n1", "a").build()?;
+    let pod = lab.pod("n1", "a");
+    let wire = Wire::open(lab.outside(), "eth0")?;
+    let node = hardware_address(lab.node("n1"), "eth0")?;
+    for &family in lab.families() {
+        let to = SocketAddr::new(pod.address(family), PORT);
         let mut inside = Wire::open(pod, "eth0")?;
         wire.flood(node, COUNT, |index| {
             let spoofed = SocketAddr::new(address::external(family, index as u8), RAW_PORT);
