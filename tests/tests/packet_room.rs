@@ -10,7 +10,7 @@ use millrace_common::flow::{FlowKey, role};
 use millrace_common::packet::frame::Verdict;
 use millrace_tests::packet::cluster::{self as at, Host, TUNNEL, UPLINK};
 use millrace_tests::packet::kernel::Program;
-use millrace_tests::packet::node::Node;
+use millrace_tests::packet::node::{FlowTable, Node};
 use millrace_tests::packet::pair::{Outcome, run_native};
 use millrace_tests::packet::story::udp_of;
 
@@ -83,6 +83,39 @@ fn a_flow_that_lost_an_entry_begins_anew() -> Result<()> {
     for gone in [role::OPEN, role::MASQ, role::UNMASQ, role::REPLY] {
         without::<V4>(gone).with_context(|| format!("IPv4, without entry {gone}"))?;
         without::<V6>(gone).with_context(|| format!("IPv6, without entry {gone}"))?;
+    }
+    Ok(())
+}
+
+/// An established flow's entries move to their table as far as there is room, and the rest when
+/// there is some: a table that was full for a moment leaves no flow among those that are evicted.
+fn moves_when_there_is_room<A: Host>(size: usize) -> Result<()> {
+    let mut node = node();
+    A::rows_mut(&mut node).flows = FlowTable::new(size);
+    let masqueraded = masqueraded_port::<A>(&request::<A>(&node, 4000))?;
+    answer::<A>(&node, masqueraded);
+    request::<A>(&node, 4000);
+    let rows = A::rows(&node);
+    let (moved, left) = (rows.flows.len(), rows.half_open.len());
+    ensure!((moved, left) == (size, 4 - size), "{moved} have moved, {left} have not");
+    ensure!(count(&node, Counter::FlowTableFull) == 1);
+    // The same table with more room.
+    let before = rows.flows.rows();
+    let table = FlowTable::new(4);
+    before.iter().for_each(|(key, flow)| assert!(table.put(key, flow)));
+    A::rows_mut(&mut node).flows = table;
+    ensure!(masqueraded_port::<A>(&request::<A>(&node, 4000))? == masqueraded, "another port");
+    let rows = A::rows(&node);
+    ensure!(rows.half_open.is_empty() && rows.flows.len() == 4, "{:?}", rows.half_open.rows());
+    ensure!(count(&node, Counter::FlowEstablished) == 1);
+    Ok(())
+}
+
+#[test]
+fn a_flow_that_found_no_room_moves_later() -> Result<()> {
+    for size in 0..4 {
+        moves_when_there_is_room::<V4>(size).with_context(|| format!("IPv4, {size} entries"))?;
+        moves_when_there_is_room::<V6>(size).with_context(|| format!("IPv6, {size} entries"))?;
     }
     Ok(())
 }

@@ -31,7 +31,8 @@ pub fn establish<A: Family, S: Frame + Tables<A>>(
     if role != role::OPEN || !completes(packet) {
         return;
     }
-    let Some(reply) = s.flow(Table::HalfOpen, &reply_key) else { return };
+    // It may have been moved already, by a packet for whose other entries there was no room.
+    let Some(reply) = find(s, &reply_key) else { return };
     if !is_answered(packet, reply) {
         return;
     }
@@ -121,7 +122,7 @@ fn is_answered<A: Family>(packet: &Packet<A>, reply: &Shared<Flow<A>>) -> bool {
     saw & seen::PACKET != 0 && (!is_tcp || ahead <= EARLY_BYTES)
 }
 
-/// Move the entries of a masqueraded flow.
+/// Move the entries of a masqueraded flow: MASQ last, by which the other one is found.
 #[inline(never)]
 fn move_masquerade<A: Family, S: Frame + Tables<A>>(s: &S, masq_key: &FlowKey<A>) -> bool {
     let Some(row) = s.flow(Table::HalfOpen, masq_key) else {
@@ -140,7 +141,7 @@ fn move_masquerade<A: Family, S: Frame + Tables<A>>(s: &S, masq_key: &FlowKey<A>
         side: side::INGRESS,
         pad: 0,
     };
-    move_entry(s, masq_key) && (port.raw() == 0 || move_entry(s, &unmasq_key))
+    (port.raw() == 0 || move_entry(s, &unmasq_key)) && move_entry(s, masq_key)
 }
 
 /// Move one entry. False: there is no room for it, and it stays.
