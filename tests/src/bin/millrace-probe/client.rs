@@ -177,6 +177,11 @@ pub fn udp_unconnected(plan: &Plan) -> Outcome {
             outcome.source = source;
             return if back[..length] == sent[..] { Ok(()) } else { Err(wrong_echo()) };
         }
-        ask_to(&socket, plan.to, outcome)
+        let asked = ask_to(&socket, plan.to, outcome);
+        if asked.is_err() {
+            // By which it can be found among what was captured.
+            note_names(&socket, outcome);
+        }
+        asked
     })
 }
