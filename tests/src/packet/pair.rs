@@ -22,6 +22,7 @@ use super::hook::Hook;
 use super::kernel::{Kernel, Program, Seen};
 use super::node::Node;
 use super::rows::{align_moments, differences};
+use crate::wait;
 
 /// A node, native and perhaps in the kernel.
 pub struct Pair {
@@ -139,18 +140,17 @@ pub fn run_native(node: &Node, program: Program, device: u32, frame: Vec<u8>) ->
 /// How long before the end of a second a packet waits for the next one, in nanoseconds: more than
 /// the clock of the last timer tick is behind.
 const SECOND_ENDS_NS: u64 = 20_000_000;
+/// How long it waits, at most.
+const SECOND_BEGINS_WITHIN: Duration = Duration::from_secs(5);
 
 /// The kernel programs' clock, in nanoseconds: that of the last timer tick, of which they use whole
 /// seconds. At the end of one the two sides would read different seconds, so that is waited for.
 pub fn monotonic_ns() -> Result<u64> {
-    loop {
+    wait::until("a second that does not end at once", SECOND_BEGINS_WITHIN, || {
         let now = coarse_ns()?;
-        let rest = NS_PER_SEC - now % NS_PER_SEC;
-        if rest > SECOND_ENDS_NS {
-            return Ok(now);
-        }
-        std::thread::sleep(Duration::from_nanos(rest));
-    }
+        ensure!(NS_PER_SEC - now % NS_PER_SEC > SECOND_ENDS_NS, "{now} ns");
+        Ok(now)
+    })
 }
 
 /// `CLOCK_MONOTONIC_COARSE`, in nanoseconds.
