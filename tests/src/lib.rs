@@ -2,8 +2,8 @@
 //!
 //! A test tells one story with these pieces, in this order: build a cluster out of network
 //! namespaces ([`lab`]), write Kubernetes objects into the nodes' directories ([`manifest`]), run
-//! an agent on each node ([`agent`]), put servers into pods and dial them ([`probe`]), and wait
-//! for a condition instead of sleeping ([`wait`]). [`wire`] is for packets that no socket sends
+//! an agent on each node ([`agent`]), put servers into pods and dial them ([`probe`]), in a loop
+//! while something happens ([`load`]), and wait for a condition instead of sleeping ([`wait`]). [`wire`] is for packets that no socket sends
 //! or sees.
 //!
 //! [`apiserver`] is a Kubernetes API for the tests of the agent's source; [`hooks`] asks the kernel
@@ -19,6 +19,7 @@ pub mod apiserver;
 pub mod hooks;
 pub mod http;
 pub mod lab;
+pub mod load;
 pub mod manifest;
 pub mod packet;
 pub mod privileges;

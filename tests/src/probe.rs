@@ -53,6 +53,9 @@ pub struct Load {
     pub failed: u64,
     /// The first few failures.
     pub failures: Vec<Outcome>,
+    /// The longest that an answer took, in microseconds: a second and more means that TCP sent a
+    /// packet twice, or that somebody waited so long for a CPU.
+    pub slowest_micros: u64,
 }
 
 /// Connect times in microseconds.
@@ -248,6 +251,11 @@ impl Drop for Held {
     }
 }
 
+/// How long the answer to a datagram may take in [`Pressure`], in milliseconds. It is sent but
+/// once, so whoever waits so long for a CPU that is busy with many labs has lost nothing. (What TCP
+/// loses it sends again after a second, and is given the probe's two.)
+const DATAGRAM_LIMIT_MS: &str = "10000";
+
 /// Fresh dialogues one after the other until stopped.
 #[derive(Debug)]
 pub struct Pressure {
@@ -258,6 +266,9 @@ impl Pressure {
     /// Starts dialling `to`; `kind` is `tcp`, `udp`, `udp-connected`, or `dial` (connect only).
     pub fn start(place: &Place, kind: &str, to: SocketAddr) -> Result<Pressure> {
         let mut command = command(place, &["load", kind, &to.to_string()])?;
+        if kind.starts_with("udp") {
+            command.args(["--timeout-ms", DATAGRAM_LIMIT_MS]);
+        }
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         Ok(Pressure { child })
     }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use millrace_tests::agent::{self, Agent, Refusal, Source};
 use millrace_tests::apiserver::ApiServer;
 use millrace_tests::lab::{Families, Family, Lab};
-use millrace_tests::probe::Pressure;
+use millrace_tests::load::{EVERY_KIND, Loads};
 use millrace_tests::wait::{self, CHANGE_TIMEOUT};
 use millrace_tests::world::{SMALL_MAPS, World, cluster_ip, reach};
 use serde_json::json;
@@ -270,12 +270,10 @@ fn the_maps_change_their_sizes_under_traffic() -> Result<()> {
     let client = world.lab.pod("n1", "client");
     let mut agent = Agent::start_with(node, &Source::Manifests, SMALL_MAPS)?;
     agent.wait_ready()?;
-    let mut loads = Vec::new();
+    let mut loads = Loads::new();
     for &family in world.lab.families() {
         reach(client, cluster_ip(family, 1), &["a", "b"])?;
-        for kind in ["tcp", "udp", "udp-connected"] {
-            loads.push((kind, Pressure::start(client, kind, cluster_ip(family, 1))?));
-        }
+        loads.add(client, &EVERY_KIND, cluster_ip(family, 1))?;
     }
     let sizes = [
         (["--max-slots=100", "--max-backends=2000", "--max-services=2000"], 100),
@@ -302,10 +300,7 @@ fn the_maps_change_their_sizes_under_traffic() -> Result<()> {
             reach(client, cluster_ip(family, index), &["b"])?;
         }
     }
-    for (kind, pressure) in loads {
-        let load = pressure.stop()?;
-        ensure!(load.count > 0 && load.failed == 0, "{kind}: {load:?}");
-    }
+    loads.stop(&world.lab)?;
     let left = node.bpffs().join("millrace");
     let mut names: Vec<_> = std::fs::read_dir(left)?.flatten().map(|e| e.file_name()).collect();
     names.sort();

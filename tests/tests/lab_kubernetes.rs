@@ -7,8 +7,9 @@ use anyhow::{Context as _, Result, ensure};
 use millrace_tests::agent::{Agent, Source};
 use millrace_tests::apiserver::{ApiServer, Resource};
 use millrace_tests::lab::{Builder, Family, Lab, Place};
+use millrace_tests::load::{EVERY_KIND, Loads};
 use millrace_tests::manifest::{self, Endpoint, Object, Service, Slice};
-use millrace_tests::probe::{Held, Pressure};
+use millrace_tests::probe::Held;
 use millrace_tests::wait::{self, CHANGE_TIMEOUT};
 use millrace_tests::world::{SMALL_MAPS, World, cluster_ip, reach, refused, unreachable};
 use serde_json::{Value, json};
@@ -153,19 +154,13 @@ impl Kube {
 
     /// Runs `steps` while every kind of client dials `web`; not one dialogue may fail.
     fn under_load(&mut self, steps: impl FnOnce(&mut Kube) -> Result<()>) -> Result<()> {
-        let mut loads = Vec::new();
+        let mut loads = Loads::new();
         for &family in self.world.lab.families() {
-            for kind in ["tcp", "udp", "udp-connected"] {
-                loads.push((kind, Pressure::start(self.client(), kind, cluster_ip(family, 1))?));
-            }
+            loads.add(self.client(), &EVERY_KIND, cluster_ip(family, 1))?;
         }
         steps(self)?;
-        for (kind, pressure) in loads {
-            let load = pressure.stop()?;
-            let may_fail = if kind == "tcp" { 0 } else { load.count / DATAGRAMS_OF_A_LOSS };
-            ensure!(load.count > 0 && load.failed <= may_fail, "{kind}: {load:?}");
-        }
-        Ok(())
+        let lost = |kind: &str, count| if kind == "tcp" { 0 } else { count / DATAGRAMS_OF_A_LOSS };
+        loads.stop_allowing(&self.world.lab, lost)
     }
 }
 

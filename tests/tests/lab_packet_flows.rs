@@ -8,8 +8,9 @@ use millrace::bpf::flows::FlowStore;
 use millrace::bpf::pins::Pins;
 use millrace::flows::filter::FilterRow as _;
 use millrace_tests::lab::{Builder, Family, Lab, Place, address};
+use millrace_tests::load::{EVERY_KIND, Loads};
 use millrace_tests::manifest::{Service, Slice};
-use millrace_tests::probe::{Held, Outcome, Pressure, Server};
+use millrace_tests::probe::{Held, Outcome, Server};
 use millrace_tests::wait::{self, CHANGE_TIMEOUT};
 use millrace_tests::wire::{Draft, SYN, Segment, Wire, hardware_address};
 use millrace_tests::world::{
@@ -257,7 +258,7 @@ fn established(place: &Place, kind: &str, to: SocketAddr) -> Result<(Held, Outco
 
 /// Runs `steps` while clients of every kind dial, and one flow of each kind lives through it.
 fn under_load(world: &mut World, steps: impl FnOnce(&mut World) -> Result<()>) -> Result<()> {
-    let (mut loads, mut helds) = (Vec::new(), Vec::new());
+    let (mut loads, mut helds) = (Loads::new(), Vec::new());
     for &family in world.lab.families() {
         for (place, _, to) in dialled(world, family) {
             for kind in ["tcp", "udp"] {
@@ -267,9 +268,7 @@ fn under_load(world: &mut World, steps: impl FnOnce(&mut World) -> Result<()>) -
     }
     for &family in world.lab.families() {
         for (place, _, to) in dialled(world, family) {
-            for kind in ["tcp", "udp", "udp-connected"] {
-                loads.push((to, kind, Pressure::start(&place, kind, to)?));
-            }
+            loads.add(&place, &EVERY_KIND, to)?;
         }
     }
     std::thread::sleep(PAUSE);
@@ -281,11 +280,7 @@ fn under_load(world: &mut World, steps: impl FnOnce(&mut World) -> Result<()>) -
         let kept = before.source.is_some() || same_flow(before, &after);
         ensure!(after.ok && kept, "{before:?}, then {after:?}");
     }
-    for (to, kind, pressure) in loads {
-        let load = pressure.stop()?;
-        ensure!(load.count > 0 && load.failed == 0, "{kind} to {to}: {load:?}");
-    }
-    Ok(())
+    loads.stop(&world.lab)
 }
 
 fn ready_for_load(maps: &[&str]) -> Result<World> {

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use millrace_tests::lab::{Builder, Family, Lab, Place, address};
+use millrace_tests::load::Loads;
 use millrace_tests::manifest::{Endpoint, Service};
-use millrace_tests::probe::{Held, Pressure};
+use millrace_tests::probe::Held;
 use millrace_tests::wire::Wire;
 use millrace_tests::world::{
     Client, World, cluster_ip, reach, reach_by, rejected, seen_as, silent, unreachable,
@@ -366,13 +367,11 @@ fn rolling_updates_lose_no_connection() -> Result<()> {
             world.apply(&world.slice("web", &pods[..1], family))?;
         }
         world.apply(&service)?;
-        let mut loads = Vec::new();
+        let mut loads = Loads::new();
         for &family in world.lab.families() {
             let to = at(family, BALANCED);
             reach(outside, to, &["a"])?;
-            for kind in ["tcp", "udp-connected"] {
-                loads.push((kind, to, Pressure::start(outside, kind, to)?));
-            }
+            loads.add(outside, &["tcp", "udp-connected"], to)?;
         }
         for turn in [pods, [pods[1], pods[0]]] {
             for step in 0..rollout(&world, Family::V4, turn).len() {
@@ -384,10 +383,7 @@ fn rolling_updates_lose_no_connection() -> Result<()> {
                 std::thread::sleep(PAUSE);
             }
         }
-        for (kind, to, pressure) in loads {
-            let load = pressure.stop()?;
-            ensure!(load.count > 0 && load.failed == 0, "{kind} to {to}: {load:?}");
-        }
+        loads.stop(&world.lab)?;
     }
     Ok(())
 }

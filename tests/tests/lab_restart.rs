@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use millrace_tests::agent::Agent;
 use millrace_tests::lab::{Builder, Family, Lab};
-use millrace_tests::probe::{Held, Pressure};
+use millrace_tests::load::{EVERY_KIND, Loads};
+use millrace_tests::probe::Held;
 use millrace_tests::wait::{self, CHANGE_TIMEOUT};
 use millrace_tests::world::{World, cluster_ip, reach, refused};
 
@@ -19,21 +20,14 @@ fn one_node() -> Builder {
 /// Runs `steps` while every kind of client dials; not one dialogue may fail.
 fn under_load(world: &mut World, steps: impl FnOnce(&mut Agent) -> Result<()>) -> Result<()> {
     let client = world.lab.pod("n1", "client").clone();
-    let mut loads = Vec::new();
+    let mut loads = Loads::new();
     for &family in world.lab.families() {
-        for kind in ["tcp", "udp", "udp-connected"] {
-            let pressure = Pressure::start(&client, kind, cluster_ip(family, 1))?;
-            loads.push((kind, pressure));
-        }
+        loads.add(&client, &EVERY_KIND, cluster_ip(family, 1))?;
     }
     std::thread::sleep(PAUSE);
     steps(world.agent("n1"))?;
     std::thread::sleep(PAUSE);
-    for (kind, pressure) in loads {
-        let load = pressure.stop()?;
-        ensure!(load.count > 0 && load.failed == 0, "{kind}: {load:?}");
-    }
-    Ok(())
+    loads.stop(&world.lab)
 }
 
 fn served(builder: Builder) -> Result<World> {

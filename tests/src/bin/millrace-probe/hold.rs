@@ -120,7 +120,9 @@ pub fn load(kind: LoadKind, to: SocketAddr, limit: Duration) -> Result<()> {
             }),
         };
         totals.count += 1;
-        if !outcome.ok {
+        if outcome.ok {
+            totals.slowest_micros = totals.slowest_micros.max(outcome.micros);
+        } else {
             totals.failed += 1;
             if totals.failures.len() < REPORTED_FAILURES {
                 totals.failures.push(outcome);
