@@ -45,6 +45,11 @@ fn find<A: Family, S: Frame + Tables<A>>(
     if !A::is_error(icmp_type) || A::read(s, outer.transport + ERROR_BYTES, true, inner).is_err() {
         return false;
     }
+    // What follows the error in its frame is not quoted.
+    inner.end = outer.end;
+    if inner.transport + size_of::<Ports>() as u32 > inner.end {
+        return false;
+    }
     let Some(ports) = s.load::<Ports>(inner.transport) else { return false };
     inner.key.source_port = ports.source;
     inner.key.destination_port = ports.destination;
@@ -120,6 +125,9 @@ fn update_quoted_checksum<A: Family, S: Frame>(s: &S, inner: &Packet<A>, differe
         17 => inner.transport + 6,
         _ => return 0,
     };
+    if offset + size_of::<u16>() as u32 > inner.end {
+        return 0;
+    }
     let Some(old) = s.load::<u16>(offset) else { return 0 };
     if inner.key.protocol == 17 && old == 0 {
         return 0;
