@@ -3,8 +3,8 @@
 //! A test tells one story with these pieces, in this order: build a cluster out of network
 //! namespaces ([`lab`]), write Kubernetes objects into the nodes' directories ([`manifest`]), run
 //! an agent on each node ([`agent`]), put servers into pods and dial them ([`probe`]), in a loop
-//! while something happens ([`load`]), and wait for a condition instead of sleeping ([`wait`]). [`wire`] is for packets that no socket sends
-//! or sees.
+//! while something happens ([`load`]), and wait for a condition instead of sleeping ([`wait`]).
+//! [`wire`] is for packets that no socket sends or sees.
 //!
 //! [`apiserver`] is a Kubernetes API for the tests of the agent's source; [`hooks`] asks the kernel
 //! what is attached to devices; [`http`] asks what a node says of itself. [`packet`] is for those
