@@ -141,6 +141,9 @@ pub mod bits {
     pub const MASQUERADE: u8 = 1 << 0;
     /// It came in by an uplink: answers leave by the same one.
     pub const FROM_UPLINK: u8 = 1 << 1;
+    /// In OPEN and REPLY entries of `flows_*`: the flow is not answered yet. The only bit that
+    /// changes, once and for all.
+    pub const HALF_OPEN: u8 = 1 << 2;
 }
 
 /// Bits of [`Flow::seen`]; those of OPEN are the client's, those of REPLY the backend's.

@@ -6,8 +6,9 @@
 //!
 //! In the order of a packet's story: an [`address`] is looked up as a [`frontend`], which leads to
 //! a [`backend`] by the rules of [`select`]; [`affinity`], [`peer`] and [`flow`] are what is
-//! remembered, [`filter`] rules out what is not, [`counters`] are what is counted, [`service`] is
-//! what tools need to name things. [`packet`] is the story of those whose sockets are not seen.
+//! remembered, [`flow_filter`] and [`frontend_filter`] rule out what is not, [`counters`] are what
+//! is counted, [`service`] is what tools need to name things. [`packet`] is the story of those
+//! whose sockets are not seen.
 
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
@@ -15,7 +16,7 @@
 /// Version of the row layouts; part of the pin path, so two layouts never meet in one map.
 ///
 /// Raise it with every change of a row's size, order or meaning.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 pub mod address;
 pub mod affinity;
@@ -23,6 +24,7 @@ pub mod backend;
 pub mod counters;
 pub mod flow;
 pub mod flow_filter;
+pub mod flow_room;
 pub mod fragment;
 pub mod frontend;
 pub mod frontend_filter;

@@ -10,6 +10,7 @@ use millrace_common::backend::BackendPair;
 use millrace_common::counters;
 use millrace_common::flow::{Flow, FlowKey};
 use millrace_common::flow_filter::FlowFilter;
+use millrace_common::flow_room::FlowRoom;
 use millrace_common::fragment::{Fragment, FragmentKey, Parked, ParkedKey};
 use millrace_common::frontend::{Frontend, FrontendKey};
 use millrace_common::frontend_filter::FrontendFilter;
@@ -75,7 +76,12 @@ pub static UDP_PEERS: SkStorage<UdpPeers> = SkStorage::new();
 #[btf_map(name = "flow_filter")]
 pub static FLOW_FILTER: Array<FlowFilter, 1, MAPPED> = Array::new();
 
-/// Flows that were answered, IPv4. Taken out by the agent when they are over, never evicted.
+/// How many flows of each family may begin in `flows_*`.
+#[btf_map(name = "flow_room")]
+pub static FLOW_ROOM: Array<FlowRoom, 2> = Array::new();
+
+/// Flows that were answered, IPv4, and some that were not. Taken out by the agent when they are
+/// over, never evicted.
 #[btf_map(name = "flows_v4")]
 pub static FLOWS_V4: HashMap<FlowKey<V4>, Flow<V4>, 262_144, GROWS> = HashMap::new();
 

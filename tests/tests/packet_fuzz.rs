@@ -36,6 +36,9 @@ const SEED: u64 = 0x6d69_6c6c_7261_6365;
 /// Ages that make a difference, in seconds, and none.
 const AGES: [u32; 6] = [0, 0, 31, 61, 121, 86_401];
 
+/// Flows that may begin among the established ones until the next change.
+const ROOMS: [i64; 4] = [-1, 0, 7, 1000];
+
 /// How long a test goes on.
 struct Budget {
     seed: u64,
@@ -76,6 +79,9 @@ fn change(node: &mut Node, fuzz: &Fuzz) {
         node.v4.backends.entry(id).and_modify(|row| row.state = state);
         let id = at::number::<V6>(id);
         node.v6.backends.entry(id).and_modify(|row| row.state = state);
+    }
+    for room in [&node.v4.room, &node.v6.room] {
+        room.set(ROOMS[fuzz.below(ROOMS.len())]);
     }
     if let Some(row) = &mut node.row {
         let flags = [

@@ -7,6 +7,7 @@ use anyhow::Result;
 use millrace_common::address::{V4, V6};
 use millrace_common::backend::{Backend, InPair};
 use millrace_common::flow::{Flow, FlowKey};
+use millrace_common::flow_room::{self, FlowRoom};
 use millrace_common::node::NodeRow;
 use millrace_common::packet::tables::Table;
 use millrace_common::row::Row;
@@ -22,6 +23,7 @@ pub struct FlowStore {
     /// IPv6.
     pub v6: FamilyStore<V6>,
     filter: Map,
+    room: Map,
     node: Map,
 }
 
@@ -40,6 +42,7 @@ impl FlowStore {
             v4: FamilyStore::open(directory, "flows_v4", "half_open_v4")?,
             v6: FamilyStore::open(directory, "flows_v6", "half_open_v6")?,
             filter: Map::open(directory, "flow_filter")?,
+            room: Map::open(directory, "flow_room")?,
             node: Map::open(directory, "node")?,
         })
     }
@@ -47,6 +50,25 @@ impl FlowStore {
     /// What rules out that a packet is a flow's.
     pub fn filter(&self) -> std::result::Result<FilterMemory, MapError> {
         FilterMemory::of(&self.filter)
+    }
+
+    /// How many flows may begin among the established ones, of IPv4 and of IPv6.
+    pub fn room(&self) -> std::result::Result<[i64; 2], MapError> {
+        let mut left = [0; 2];
+        for (left, row) in left.iter_mut().zip([flow_room::V4, flow_room::V6]) {
+            let room: Option<FlowRoom> = self.room.get(&row)?;
+            *left = room.unwrap_or_default().left;
+        }
+        Ok(left)
+    }
+
+    /// Say it anew. (What a program takes or gives back at this moment may be lost: the next pass
+    /// counts again.)
+    pub fn set_room(&self, [v4, v6]: [i64; 2]) -> std::result::Result<(), MapError> {
+        let rows = [(flow_room::V4, v4), (flow_room::V6, v6)];
+        let rows = rows.map(|(row, left)| (row, FlowRoom { left, pad: [0; 7] }));
+        // One by one: arrays take no batches before Linux 5.13.
+        rows.iter().try_for_each(|row| self.room.put(std::slice::from_ref(row)))
     }
 
     /// How many ports there are to masquerade with, for each backend and address.

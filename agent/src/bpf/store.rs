@@ -24,7 +24,7 @@ use crate::apply::MapStore;
 use crate::plan::op::{Capacity, Op, Snapshot};
 
 /// Every map of the object that is pinned.
-pub const MAP_NAMES: [&str; 27] = [
+pub const MAP_NAMES: [&str; 28] = [
     "frontends_v4",
     "frontends_v6",
     "frontend_filter",
@@ -37,6 +37,7 @@ pub const MAP_NAMES: [&str; 27] = [
     "peers_overflow",
     "udp_peers",
     "flow_filter",
+    "flow_room",
     "flows_v4",
     "flows_v6",
     "half_open_v4",

@@ -197,7 +197,7 @@ fn shown<A: Address, R: FlowRows<A>>(
             masqueraded_as: masq
                 .map(|masq| SocketAddr::new(masq.address.into(), masq.port.get()))
                 .or_else(|| remapped(&key, &open)),
-            state: State::of(key.protocol, table, open.seen, answered).name(),
+            state: State::of(key.protocol, table.by_state(open.bits), open.seen, answered).name(),
             age_seconds: idle_secs(now_secs, open.since_secs),
             idle_seconds: idle_secs(now_secs, last_used),
             bytes_to_backend: open.bytes.get(),

@@ -105,6 +105,7 @@ impl Census {
     }
 }
 
-const fn is_tight(used: u64, size: u32) -> bool {
+/// Whether a table is nearly full.
+pub const fn is_tight(used: u64, size: u32) -> bool {
     size > 0 && used * 100 >= size as u64 * TIGHT_PERCENT
 }

@@ -4,12 +4,14 @@
 //! what was not answered makes room by itself. [`rules`] says when a flow is over, [`sweep`] takes
 //! out what belongs to it, [`account`] knows what of the bytes it led is new, [`census`] counts
 //! what is left and says when it gets tight, [`filter`] is what packets ask first, filled anew on
-//! the way. The [`Sweeper`] here goes through the tables in small steps, so that the loop it runs
-//! in is never kept.
+//! the way, [`room`] is what flows that are not answered have in the table of the established ones.
+//! The [`Sweeper`] here goes through the tables in small steps, so that the loop it runs in is
+//! never kept.
 
 pub mod account;
 pub mod census;
 pub mod filter;
+pub mod room;
 pub mod rules;
 pub mod sweep;
 #[cfg(test)]
@@ -34,6 +36,7 @@ use crate::report::Condition;
 use account::{Found, Led};
 use census::Census;
 use filter::{Noted, Refill};
+use room::Stand;
 use rules::Timeouts;
 use sweep::{Counts, Sweep, TableCounts};
 
@@ -74,6 +77,8 @@ pub struct Sweeper {
     passing: bool,
     /// What it fills the flow filter with; none: it does not.
     refill: Option<Refill<FilterMemory>>,
+    /// What was left of each family's room when the pass began.
+    room_before: [i64; 2],
     /// It was said that the filter cannot be filled.
     told_of_filter: bool,
     v4: Sweep<V4>,
@@ -224,6 +229,7 @@ impl Sweeper {
         let begun = Instant::now();
         if !std::mem::replace(&mut self.passing, true) {
             self.begin_refill(store);
+            self.room_before = store.room()?;
         }
         let (refill, cursor) = (self.refill.as_ref(), &mut self.cursor);
         let done = match family {
@@ -264,6 +270,7 @@ impl Sweeper {
         let ports = store.masquerade_ports()?;
         let [took_v4, took_v6] = std::mem::take(&mut self.took);
         let (v4, v6) = (self.v4.take_counts(), self.v6.take_counts());
+        self.set_room(store, [&v4.established, &v6.established], [v4.unanswered, v6.unanswered])?;
         self.census.add("IPv4", &v4, store.v4.size(Table::Established)?, ports);
         self.census.add("IPv6", &v6, store.v6.size(Table::Established)?, ports);
         self.pass = Some(Pass {
@@ -275,6 +282,29 @@ impl Sweeper {
             tracing::debug!(removed = self.census.removed, "flows swept");
         }
         Ok(before.conditions() != self.census.conditions())
+    }
+
+    /// Say anew how many flows may begin among the established ones.
+    fn set_room(
+        &self,
+        store: &FlowStore,
+        counts: [&TableCounts; 2],
+        unanswered: [u64; 2],
+    ) -> Result<()> {
+        let now = store.room()?;
+        let sizes = [store.v4.size(Table::Established)?, store.v6.size(Table::Established)?];
+        let left = [Family::V4, Family::V6].map(|family| {
+            let family = family as usize;
+            let stand = Stand {
+                size: sizes[family],
+                is_tight: census::is_tight(counts[family].left(), sizes[family]),
+                unanswered: unanswered[family],
+                left_before: self.room_before[family],
+                left_now: now[family],
+            };
+            stand.left()
+        });
+        Ok(store.set_room(left)?)
     }
 
     /// What the last pass found, if it was not asked for yet.

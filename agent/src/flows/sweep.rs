@@ -39,6 +39,8 @@ pub struct Counts<A> {
     pub established: TableCounts,
     /// Of `half_open_*`.
     pub half_open: TableCounts,
+    /// Flows of `flows_*` that are not answered yet and were left there.
+    pub unanswered: u64,
     /// Entries that were taken out because their UDP flow's backend is gone.
     pub stale_removed: u64,
     /// Ports in use.
@@ -54,7 +56,8 @@ pub struct Counts<A> {
 pub struct TableCounts {
     /// Entries that were looked at.
     pub entries: u64,
-    /// Flows among them: their OPEN entries.
+    /// Flows, by their OPEN entries: those that are answered count for `flows_*`, wherever they
+    /// are, and the others for `half_open_*`.
     pub flows: u64,
     /// Entries that were taken out.
     pub removed: u64,
@@ -86,6 +89,7 @@ impl<A> Default for Counts<A> {
         Self {
             established: TableCounts::default(),
             half_open: TableCounts::default(),
+            unanswered: 0,
             stale_removed: 0,
             ports: HashMap::new(),
             by_backend: HashMap::new(),
@@ -176,7 +180,8 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
             *self.counts.ports.entry(space).or_default() += 1;
         }
         if flow.role == role::OPEN {
-            self.counts.of(self.table).flows += 1;
+            self.counts.of(self.table.by_state(flow.bits)).flows += 1;
+            self.counts.unanswered += self.is_unanswered_established(flow);
             *self.counts.by_backend.entry(row_of(flow)).or_default() += 1;
         }
         // Most entries were used lately: nothing else need be asked about them.
@@ -205,7 +210,8 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
 
     /// Count what is new about an entry.
     fn account(&mut self, table: Table, key: &FlowKey<A>, flow: &Flow<A>) {
-        let new = self.account.look(table, key, flow, self.now.from_secs);
+        let state = table.by_state(flow.bits);
+        let new = self.account.look(state, key, flow, self.now.from_secs);
         if new != Usage::default() {
             let found = self.counts.usage.entry(Led::of(key, flow)).or_default();
             found.usage += new;
@@ -231,7 +237,8 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
         let reply = reply.filter(|reply| reply.role == role::REPLY);
         let answered = reply.map_or(0, |reply| reply.seen);
         let last_used = reply.map_or(0, |reply| reply.last_used_secs).max(open.last_used_secs);
-        let state = State::of(key.protocol, self.table, open.seen, answered);
+        let table = self.table.by_state(open.bits);
+        let state = State::of(key.protocol, table, open.seen, answered);
         let timeout = state.timeout_secs(key.protocol, self.now.pressed, &self.now.timeouts);
         if idle_secs(self.now.secs, last_used) >= timeout {
             return Ok(Some(Over::Idle));
@@ -265,12 +272,15 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
         };
         self.account(self.table, key, &now);
         let reply = others.iter().find(|found| found.flow.role == role::REPLY);
-        if reply.is_some_and(|reply| is_unanswered(self.table, key, reply.flow.seen)) {
+        let state = self.table.by_state(now.bits);
+        if reply.is_some_and(|reply| is_unanswered(state, key, reply.flow.seen)) {
             self.counts.usage.entry(Led::of(key, &now)).or_default().usage.failed += 1;
         }
         let before = self.counts.removed();
         self.rows.remove(self.table, key)?;
         self.counts.of(self.table).removed += 1;
+        let unanswered = self.is_unanswered_established(&now);
+        self.counts.unanswered = self.counts.unanswered.saturating_sub(unanswered);
         others.iter().try_for_each(|found| self.remove(found))?;
         if why == Over::Stale {
             self.counts.stale_removed += self.counts.removed() - before;
@@ -306,8 +316,15 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
     /// How long a REPLY entry without its OPEN entry is kept: nothing can be said by one side
     /// alone.
     fn orphan_secs(&self, key: &FlowKey<A>, reply: &Flow<A>) -> u32 {
-        let state = State::of(key.protocol, self.table, 0, reply.seen);
+        let table = self.table.by_state(reply.bits);
+        let state = State::of(key.protocol, table, 0, reply.seen);
         state.timeout_secs(key.protocol, self.now.pressed, &self.now.timeouts).min(ORPHAN_SECS)
+    }
+
+    /// 1 if so.
+    fn is_unanswered_established(&self, open: &Flow<A>) -> u64 {
+        let is_established = matches!(self.table, Table::Established);
+        u64::from(is_established && self.table.is_half_open(open.bits))
     }
 
     fn is_lone_reply(&self, key: &FlowKey<A>, reply: &Flow<A>) -> Result<bool> {

@@ -74,8 +74,7 @@ fn known<A: Family, S: Frame + Tables<A>>(
     }
     touch(row, &flow, now_secs(s), packet.seen());
     s.add_bytes(row, s.network_bytes());
-    if matches!(table, Table::HalfOpen)
-        && packet.is_tcp_with(tcp::SYN | tcp::ACK, tcp::SYN | tcp::ACK)
+    if table.is_half_open(flow.bits) && packet.is_tcp_with(tcp::SYN | tcp::ACK, tcp::SYN | tcp::ACK)
     {
         // SAFETY: an aligned word of a live row; a retransmission writes the same.
         unsafe {

@@ -1,5 +1,5 @@
-//! A flow is answered and the client shows that it got the answer: it moves to the table whose
-//! entries are never evicted. And: a flow is over.
+//! A flow is answered and the client shows that it got the answer: it stays in, or moves to, the
+//! table whose entries are never evicted. And: a flow is over.
 //!
 //! A sender of forged packets cannot get there: it does not see the answers, and TCP has to
 //! acknowledge the number in one.
@@ -17,10 +17,12 @@ use crate::flow::{Flow, FlowKey, bits, role, seen, side};
 /// bytes: what the backend may send before it (TCP Fast Open) or while we were not looking.
 const EARLY_BYTES: u32 = 1 << 20;
 
-/// A packet of a half-open flow came in: move the flow, if that packet follows its answer.
+/// A packet of a half-open flow came in: if that packet follows its answer, the flow is
+/// established.
 #[inline(never)]
 pub fn establish<A: Family, S: Frame + Tables<A>>(
     s: &S,
+    table: Table,
     packet: &Packet<A>,
     row: &Shared<Flow<A>>,
 ) {
@@ -31,19 +33,35 @@ pub fn establish<A: Family, S: Frame + Tables<A>>(
     if role != role::OPEN || !completes(packet) {
         return;
     }
-    // It may have been moved already, by a packet for whose other entries there was no room.
-    let Some(reply) = find(s, &reply_key) else { return };
+    let Some(reply) = find(s, table, &reply_key) else { return };
     if !is_answered(packet, reply) {
         return;
     }
-    let mut moved = move_entry(s, &reply_key);
-    if flow_bits & bits::MASQUERADE != 0 {
-        moved = moved && move_masquerade(s, &reply_key.answer(side::EGRESS));
-    }
-    if moved && move_entry(s, &packet.key) {
-        s.count(Counter::FlowEstablished);
-    } else {
+    let moves = matches!(table, Table::HalfOpen);
+    let is_masqueraded = flow_bits & bits::MASQUERADE != 0;
+    // What is moved already was, by a packet for whose other entries there was no room.
+    let moved = (!moves || move_entry(s, &reply_key))
+        && (!is_masqueraded || move_masquerade(s, table, &reply_key.answer(side::EGRESS)))
+        && (!moves || move_entry(s, &packet.key));
+    if !moved {
         s.count(Counter::FlowTableFull);
+        return;
+    }
+    if !moves {
+        [row, reply].into_iter().for_each(mark_answered);
+        s.give_room();
+    }
+    s.count(Counter::FlowEstablished);
+}
+
+/// The flow is answered. (A byte that nobody writes otherwise: nothing is lost.)
+#[inline(always)]
+fn mark_answered<A: Family>(row: &Shared<Flow<A>>) {
+    // SAFETY: a byte of a live row.
+    unsafe {
+        let flow_bits = &raw mut (*row.get()).bits;
+        let known = core::ptr::read_volatile(flow_bits);
+        core::ptr::write_volatile(flow_bits, known & !bits::HALF_OPEN);
     }
 }
 
@@ -53,6 +71,7 @@ pub fn establish<A: Family, S: Frame + Tables<A>>(
 #[inline(never)]
 pub fn is_whole<A: Family, S: Frame + Tables<A>>(
     s: &S,
+    table: Table,
     packet: &Packet<A>,
     row: &Shared<Flow<A>>,
 ) -> bool {
@@ -64,7 +83,7 @@ pub fn is_whole<A: Family, S: Frame + Tables<A>>(
     }
     // SAFETY: as above.
     let mut key = unsafe { (*row).reply_key(&packet.key) };
-    if find(s, &key).is_none() {
+    if find(s, table, &key).is_none() {
         return false;
     }
     if flow_bits & bits::MASQUERADE == 0 {
@@ -73,7 +92,7 @@ pub fn is_whole<A: Family, S: Frame + Tables<A>>(
     // The MASQ entry's key, in place: the stack is small.
     core::mem::swap(&mut key.source, &mut key.destination);
     core::mem::swap(&mut key.source_port, &mut key.destination_port);
-    let Some(masq) = find(s, &key) else { return false };
+    let Some(masq) = find(s, table, &key) else { return false };
     let masq = masq.get();
     // SAFETY: aligned fields of a live row.
     let (address, port) = unsafe { ((*masq).address, (*masq).port) };
@@ -86,18 +105,20 @@ pub fn is_whole<A: Family, S: Frame + Tables<A>>(
     key.destination = address;
     key.destination_port = port;
     key.side = side::INGRESS;
-    find(s, &key).is_some()
+    find(s, Table::HalfOpen, &key).is_some()
 }
 
-/// An entry, wherever it is: another CPU may be moving it.
+/// Another entry of a flow whose OPEN entry was found in `table`. Among the half-open ones another
+/// CPU may be moving it; among the established ones only UNMASQ may be in the other table.
 #[inline(always)]
 fn find<'a, A: Family, S: Frame + Tables<A>>(
     s: &'a S,
+    table: Table,
     key: &FlowKey<A>,
 ) -> Option<&'a Shared<Flow<A>>> {
-    match s.flow(Table::HalfOpen, key) {
-        Some(row) => Some(row),
-        None => s.flow(Table::Established, key),
+    match s.flow(table, key) {
+        None if matches!(table, Table::HalfOpen) => s.flow(Table::Established, key),
+        found => found,
     }
 }
 
@@ -122,10 +143,15 @@ fn is_answered<A: Family>(packet: &Packet<A>, reply: &Shared<Flow<A>>) -> bool {
     saw & seen::PACKET != 0 && (!is_tcp || ahead <= EARLY_BYTES)
 }
 
-/// Move the entries of a masqueraded flow: MASQ last, by which the other one is found.
+/// Move the entries of a masqueraded flow that are among the half-open ones: MASQ last, by which
+/// the other one is found.
 #[inline(never)]
-fn move_masquerade<A: Family, S: Frame + Tables<A>>(s: &S, masq_key: &FlowKey<A>) -> bool {
-    let Some(row) = s.flow(Table::HalfOpen, masq_key) else {
+fn move_masquerade<A: Family, S: Frame + Tables<A>>(
+    s: &S,
+    table: Table,
+    masq_key: &FlowKey<A>,
+) -> bool {
+    let Some(row) = s.flow(table, masq_key) else {
         // Another CPU moved it, or it was evicted (TCP under way: see `is_whole`).
         return true;
     };

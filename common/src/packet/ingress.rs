@@ -70,18 +70,26 @@ fn transport<A: reject::Answer, S: Frame + Tables<A>>(s: &S, packet: &mut Packet
 fn of_flow<A: Family, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) -> Option<Verdict> {
     for table in Table::BOTH {
         let Some(row) = s.flow(table, &packet.key) else { continue };
-        let is_whole = matches!(table, Table::Established) || establish::is_whole(s, packet, row);
+        let is_whole = !is_half_open(table, row) || establish::is_whole(s, table, packet, row);
         let verdict = if is_whole { known(s, table, packet, row) } else { Verdict::NONE };
         if verdict == Verdict::NONE {
             establish::forget(s, &packet.key, row);
             continue;
         }
-        if matches!(table, Table::HalfOpen) && verdict == Verdict::NEXT {
-            establish::establish(s, packet, row);
+        // Asked anew: the answer would take room on the stack.
+        if verdict == Verdict::NEXT && is_half_open(table, row) {
+            establish::establish(s, table, packet, row);
         }
         return Some(verdict);
     }
     None
+}
+
+/// Whether the entry is of a flow that is not answered yet.
+#[inline(always)]
+fn is_half_open<A: Family>(table: Table, row: &Shared<Flow<A>>) -> bool {
+    // SAFETY: a byte of a live row.
+    table.is_half_open(unsafe { core::ptr::read_volatile(&raw const (*row.get()).bits) })
 }
 
 /// Leave the packet alone.
@@ -133,7 +141,7 @@ fn is_over<A: Family, S: Frame + Tables<A>>(
     if !packet.opens() {
         return false;
     }
-    let is_stale = matches!(table, Table::HalfOpen) && idle > HALF_OPEN_SECS;
+    let is_stale = table.is_half_open(flow.bits) && idle > HALF_OPEN_SECS;
     let saw = flow.seen | answer(s, table, packet, flow).seen;
     is_stale || saw & (seen::FIN | seen::RST) != 0 || is_gone(s, flow)
 }

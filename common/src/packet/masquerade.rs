@@ -9,7 +9,7 @@ use super::tables::{Shared, Table, Tables};
 use super::transport::Packet;
 use crate::address::{Be16, Protocol};
 use crate::counters::Counter;
-use crate::flow::{Flow, FlowKey, role, seen, side};
+use crate::flow::{Flow, FlowKey, bits, role, seen, side};
 use crate::select::scale;
 
 /// How often a port that seemed to be free is claimed, at most.
@@ -122,7 +122,8 @@ fn random_port<A: Family, S: Frame + Tables<A>>(s: &S, flow: &mut Flow<A>) -> bo
     true
 }
 
-/// Take the port that is chosen, unless another flow or a socket of the node has it.
+/// Take the port that is chosen, unless another flow or a socket of the node has it. Where there is
+/// no room for the entry it goes among the half-open ones, which make some.
 #[inline(never)]
 fn claim<A: Family, S: Frame + Tables<A>>(
     s: &S,
@@ -130,20 +131,42 @@ fn claim<A: Family, S: Frame + Tables<A>>(
     key: &FlowKey<A>,
     flow: &Flow<A>,
 ) -> bool {
-    let other = match table {
-        Table::Established => Table::HalfOpen,
-        Table::HalfOpen => Table::Established,
-    };
     let answer_key = flow.unmasq_key(key);
-    if s.flow(other, &answer_key).is_some() || s.is_port_in_use(&answer_key) {
+    if s.is_port_in_use(&answer_key) {
         return false;
     }
     let mut answer = *flow;
     answer.role = role::UNMASQ;
+    answer.bits &= !bits::HALF_OPEN;
     answer.address = key.source;
     answer.port = key.source_port;
     answer.other_port = key.destination_port;
-    s.add_flow(table, &answer_key, &answer)
+    for table in [table, Table::HalfOpen] {
+        if s.add_flow(table, &answer_key, &answer) {
+            return is_alone(s, table, &answer_key);
+        }
+        let taken = Table::BOTH.into_iter().any(|table| s.flow(table, &answer_key).is_some());
+        if taken || matches!(table, Table::HalfOpen) {
+            return false;
+        }
+        s.close_room();
+    }
+    false
+}
+
+/// Whether an entry was added whose key the other table has not; else it is taken back. Of two CPUs
+/// that add it to one table each, both may give way, but one does.
+#[inline(always)]
+fn is_alone<A: Family, S: Frame + Tables<A>>(s: &S, table: Table, key: &FlowKey<A>) -> bool {
+    let other = match table {
+        Table::Established => Table::HalfOpen,
+        Table::HalfOpen => Table::Established,
+    };
+    let is_alone = s.flow(other, key).is_none();
+    if !is_alone {
+        s.remove_flow(table, key);
+    }
+    is_alone
 }
 
 /// Nearly all ports towards this backend are taken: find one whose flow is over or was a mere
@@ -186,27 +209,28 @@ fn give_up<A: Family, S: Frame + Tables<A>>(
         side: side::EGRESS,
         pad: 0,
     };
-    if let Some(reply) = s.flow(table, &other) {
+    // What is half-open may have moved in part, or be among the others but for its UNMASQ entry.
+    for table in [Table::HalfOpen, Table::Established] {
+        let Some(reply) = s.flow(table, &other) else { continue };
         let reply = reply.get();
         // SAFETY: aligned fields of a live row.
         let (open_key, saw, last) =
             unsafe { ((*reply).open_key(&other), (*reply).seen, (*reply).last_used_secs) };
+        // SAFETY: as above.
+        let is_half_open = table.is_half_open(unsafe { (*reply).bits });
         let idle = now_secs(s).wrapping_sub(last);
         let closed = seen::FIN | seen::RST;
-        let is_over = match table {
-            Table::HalfOpen => idle >= IDLE_SECS,
-            Table::Established => idle >= IDLE_SECS && saw & closed != 0,
-        };
+        let is_over = idle >= IDLE_SECS && (is_half_open || saw & closed != 0);
         if !is_over || idle > u32::MAX / 2 {
             return false;
         }
-        s.remove_flow(table, &open_key);
+        Table::BOTH.into_iter().for_each(|table| s.remove_flow(table, &open_key));
         s.remove_flow(table, &other);
     }
     // Its answer at the same side, in place: a third key does not fit on the stack.
     core::mem::swap(&mut other.source, &mut other.destination);
     core::mem::swap(&mut other.source_port, &mut other.destination_port);
-    s.remove_flow(table, &other);
+    Table::BOTH.into_iter().for_each(|table| s.remove_flow(table, &other));
     s.remove_flow(table, key);
     true
 }

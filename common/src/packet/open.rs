@@ -131,6 +131,9 @@ fn decide<A: Answer, S: Frame + Tables<A>>(
     if origin.is_uplink {
         choice.bits |= bits::FROM_UPLINK;
     }
+    if s.take_room() {
+        choice.bits |= bits::HALF_OPEN;
+    }
     choice.target = target;
     Fate::Forward
 }
@@ -212,9 +215,7 @@ fn forward<A: Answer, S: Frame + Tables<A>>(
         let is_sctp = packet.key.protocol == Protocol::Sctp as u8;
         return Err(if is_sctp { Counter::DroppedSctpPort } else { Counter::DroppedNoPort });
     }
-    // The entry that is found by the next packet is written last.
-    let written = remember(s, &packet.key, &mut flow) && begin(s, packet, &mut flow, target);
-    if !written {
+    if !write(s, packet, &mut flow, target) && !write_half_open(s, packet, &mut flow, target) {
         return Err(Counter::DroppedNoRoom);
     }
     if !rewrite(s, packet, &Change::of(&flow)) {
@@ -227,6 +228,53 @@ fn forward<A: Answer, S: Frame + Tables<A>>(
     s.count_opened(choice.service);
     s.count(Counter::IngressToBackend);
     Ok(())
+}
+
+/// Write the flow's entries. The one that is found by the next packet is written last.
+#[inline(always)]
+fn write<A: Answer, S: Frame + Tables<A>>(
+    s: &S,
+    packet: &Packet<A>,
+    flow: &mut Flow<A>,
+    target: &Target<A>,
+) -> bool {
+    remember(s, &packet.key, flow, target) && begin(s, packet, flow, target)
+}
+
+/// There was no room for them among the established ones after all: write them among the half-open
+/// ones, which make some.
+#[inline(never)]
+fn write_half_open<A: Answer, S: Frame + Tables<A>>(
+    s: &S,
+    packet: &Packet<A>,
+    flow: &mut Flow<A>,
+    target: &Target<A>,
+) -> bool {
+    if flow.bits & bits::HALF_OPEN == 0 {
+        return false;
+    }
+    s.close_room();
+    take_back(s, &packet.key, flow, target);
+    flow.bits &= !bits::HALF_OPEN;
+    write(s, packet, flow, target)
+}
+
+/// Delete what [`remember`] has written among the established ones.
+#[inline(never)]
+fn take_back<A: Answer, S: Frame + Tables<A>>(
+    s: &S,
+    key: &FlowKey<A>,
+    flow: &mut Flow<A>,
+    target: &Target<A>,
+) {
+    flow.address = target.address;
+    flow.port = target.port;
+    let mut other = flow.reply_key(key);
+    s.remove_flow(Table::Established, &other);
+    if flow.bits & bits::MASQUERADE != 0 {
+        other = other.answer(side::EGRESS);
+        s.remove_flow(Table::Established, &other);
+    }
 }
 
 /// Write the OPEN entry: what it has and the others have not, and the first packet's bytes.
@@ -244,7 +292,7 @@ fn begin<A: Answer, S: Frame + Tables<A>>(
     flow.backend_or_device = target.id;
     flow.generation_or_ack = target.generation;
     flow.bytes = Count::new(s.network_bytes().into());
-    s.put_flow(Table::HalfOpen, &packet.key, flow)
+    s.put_flow(Table::of_new(flow.bits), &packet.key, flow)
 }
 
 /// See that the answers can be told from those of any other flow: a client may use one port
@@ -299,15 +347,25 @@ fn is_free<A: Answer, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &Flow
 
 /// Write the flow's entries but OPEN, which [`begin`] makes of what is left in `flow`.
 #[inline(never)]
-fn remember<A: Answer, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &mut Flow<A>) -> bool {
-    let Flow { port, other_port, .. } = *flow;
+fn remember<A: Answer, S: Frame + Tables<A>>(
+    s: &S,
+    key: &FlowKey<A>,
+    flow: &mut Flow<A>,
+    target: &Target<A>,
+) -> bool {
+    let other_port = flow.other_port;
+    flow.address = target.address;
+    flow.port = target.port;
+    flow.backend_or_device = s.device_index();
+    flow.generation_or_ack = 0;
+    flow.bytes = Count::ZERO;
     let mut other = flow.reply_key(key);
     flow.role = role::REPLY;
     flow.seen = 0;
     flow.address = key.destination;
     flow.port = key.destination_port;
     flow.other_port = key.source_port;
-    let mut written = s.put_flow(Table::HalfOpen, &other, flow);
+    let mut written = s.put_flow(Table::of_new(flow.bits), &other, flow);
     if flow.bits & bits::MASQUERADE != 0 {
         other = other.answer(side::EGRESS);
         flow.role = role::MASQ;
@@ -315,11 +373,11 @@ fn remember<A: Answer, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, flow: &mut
         // SAFETY: a live reference.
         unsafe { core::ptr::write_volatile(&raw mut flow.address, A::ZERO) };
         flow.port = Be16::new(0);
-        flow.other_port = port;
+        flow.other_port = target.port;
         if s.possible(&other).egress {
-            s.remove_flow(Table::Established, &other);
+            Table::BOTH.into_iter().for_each(|table| s.remove_flow(table, &other));
         }
-        written = written && s.put_flow(Table::HalfOpen, &other, flow);
+        written = written && s.put_flow(Table::of_new(flow.bits), &other, flow);
     }
     flow.other_port = other_port;
     written

@@ -4,7 +4,7 @@ use core::cell::UnsafeCell;
 
 use crate::address::Address;
 use crate::counters::Counter;
-use crate::flow::{Flow, FlowKey};
+use crate::flow::{Flow, FlowKey, bits};
 use crate::flow_filter::Possible;
 use crate::fragment::{Fragment, FragmentKey};
 use crate::node::{DeviceRow, NodeFamily, NodeRow};
@@ -13,10 +13,11 @@ use crate::select;
 /// A row that several CPUs read and write at once, field by field.
 pub type Shared<T> = UnsafeCell<T>;
 
-/// Which of the two tables a flow is in.
+/// Which of the two tables an entry is in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Table {
-    /// `flows_*`: answered. Nothing is evicted; full, it takes no more.
+    /// `flows_*`: answered, but for some ([`crate::flow_room`]). Nothing is evicted; full, it takes
+    /// no more.
     Established,
     /// `half_open_*`: not answered yet. The longest unused make room.
     HalfOpen,
@@ -25,6 +26,24 @@ pub enum Table {
 impl Table {
     /// In the order in which a packet's flow is looked for.
     pub const BOTH: [Self; 2] = [Self::Established, Self::HalfOpen];
+
+    /// Where a flow begins whose entries have these [bits].
+    #[inline(always)]
+    pub const fn of_new(flow_bits: u8) -> Self {
+        if flow_bits & bits::HALF_OPEN != 0 { Self::Established } else { Self::HalfOpen }
+    }
+
+    /// Whether the flow of an OPEN or REPLY entry in this table, with these [bits], is not answered
+    /// yet.
+    #[inline(always)]
+    pub const fn is_half_open(self, flow_bits: u8) -> bool {
+        matches!(self, Self::HalfOpen) || flow_bits & bits::HALF_OPEN != 0
+    }
+
+    /// The table that such an entry's flow would be in if its state were said by that alone.
+    pub const fn by_state(self, flow_bits: u8) -> Self {
+        if self.is_half_open(flow_bits) { Self::HalfOpen } else { self }
+    }
 }
 
 /// The maps of one family, seen by one packet.
@@ -42,6 +61,12 @@ pub trait Tables<A: Address>: select::Tables<A> {
     fn add_bytes(&self, entry: &Shared<Flow<A>>, bytes: u32);
     /// Delete an entry.
     fn remove_flow(&self, table: Table, key: &FlowKey<A>);
+    /// Whether a flow may begin among the established ones; if so, there is room for one fewer.
+    fn take_room(&self) -> bool;
+    /// It was answered: there is room for another.
+    fn give_room(&self);
+    /// There was none: let no other begin there until the agent has counted.
+    fn close_room(&self);
     /// What became of a datagram's first fragment.
     fn fragment(&self, key: &FragmentKey<A>) -> Option<Fragment<A>>;
     /// Remember what became of it.

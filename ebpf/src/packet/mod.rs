@@ -4,6 +4,7 @@
 mod filter;
 mod frame;
 mod parking;
+mod room;
 mod rows;
 mod tables;
 

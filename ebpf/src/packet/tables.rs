@@ -15,7 +15,7 @@ use millrace_common::row::Pair;
 use millrace_common::select;
 
 use super::rows::{PacketRows, Put};
-use super::{Hook, filter, parking};
+use super::{Hook, filter, parking, room};
 use crate::kernel::helpers;
 use crate::maps;
 use crate::socket::tables::{affinity, set_affinity};
@@ -90,6 +90,18 @@ impl<A: PacketRows, const SWIFT: bool> Tables<A> for Hook<'_, SWIFT> {
     #[inline(always)]
     fn remove_flow(&self, table: Table, key: &FlowKey<A>) {
         A::remove_flow(table, key);
+    }
+    #[inline(always)]
+    fn take_room(&self) -> bool {
+        room::take::<A>()
+    }
+    #[inline(always)]
+    fn give_room(&self) {
+        room::give::<A>();
+    }
+    #[inline(always)]
+    fn close_room(&self) {
+        room::close::<A>();
     }
     #[inline(always)]
     fn fragment(&self, key: &FragmentKey<A>) -> Option<Fragment<A>> {

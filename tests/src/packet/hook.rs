@@ -110,6 +110,19 @@ impl<A: InNode> Tables<A> for Hook<'_> {
     fn remove_flow(&self, table: Table, key: &FlowKey<A>) {
         A::rows(self.node).table(table).remove(key);
     }
+    fn take_room(&self) -> bool {
+        let room = &A::rows(self.node).room;
+        let is_there = room.get() > 0;
+        room.set(room.get() - i64::from(is_there));
+        is_there
+    }
+    fn give_room(&self) {
+        let room = &A::rows(self.node).room;
+        room.set(room.get() + 1);
+    }
+    fn close_room(&self) {
+        A::rows(self.node).room.set(0);
+    }
     fn fragment(&self, key: &FragmentKey<A>) -> Option<Fragment<A>> {
         A::rows(self.node).fragments.borrow().get(key).copied()
     }

@@ -220,9 +220,9 @@ impl Kernel {
             .context("write frontend_filter")
     }
 
-    /// Forget what packets have left, but for the counters.
-    pub fn forget(&self) -> Result<()> {
-        LEFT.iter().try_for_each(|name| self.replace(name, &Map::new()))
+    /// Make the maps say what packets have left according to the node's rows.
+    pub fn load_left(&self, node: &Node) -> Result<()> {
+        node.left().iter().try_for_each(|(name, rows)| self.replace(name, rows))
     }
 
     fn replace(&self, name: &'static str, rows: &Map) -> Result<()> {
@@ -289,7 +289,7 @@ impl Drop for Kernel {
 }
 
 fn is_array(name: &str) -> bool {
-    matches!(name, "backends" | "slots" | "node" | "traffic")
+    matches!(name, "backends" | "slots" | "node" | "traffic" | "flow_room")
 }
 
 /// A network namespace for the calling thread alone, with [`DEVICES`] in it.

@@ -46,6 +46,8 @@ pub struct Node {
     pub now_ns: Cell<u64>,
     /// Where random numbers come from.
     pub random: Random,
+    /// What `flow_room` says of each family when what packets have left is forgotten.
+    pub flow_room: i64,
     /// `traffic`: the rows that are not zero.
     pub traffic: RefCell<HashMap<u32, Traffic>>,
     counters: Counters,
@@ -61,6 +63,8 @@ pub struct Rows<A> {
     pub flows: FlowTable<A>,
     /// `half_open_*`.
     pub half_open: FlowTable<A>,
+    /// Its row of `flow_room`: what is left.
+    pub room: Cell<i64>,
     /// `fragments_*`.
     pub fragments: RefCell<HashMap<FragmentKey<A>, Fragment<A>>>,
     /// `source_ranges_*`.
@@ -77,6 +81,7 @@ impl<A: Address> Default for Rows<A> {
             flows: FlowTable::new(FLOWS_DEFAULT),
             // The kernel makes room; a test is not meant to fill it.
             half_open: FlowTable::new(usize::MAX),
+            room: Cell::new(0),
             fragments: RefCell::default(),
             source_ranges: HashSet::new(),
             sockets: HashSet::new(),
@@ -274,8 +279,8 @@ impl Node {
 
     /// Forget what packets have left: flows, fragments, affinity, counts.
     pub fn forget(&mut self) {
-        self.v4.forget();
-        self.v6.forget();
+        self.v4.forget(self.flow_room);
+        self.v6.forget(self.flow_room);
         self.affinity.get_mut().clear();
         self.parked.get_mut().clear();
         self.released.get_mut().clear();
@@ -285,7 +290,8 @@ impl Node {
 }
 
 impl<A: Address> Rows<A> {
-    fn forget(&mut self) {
+    fn forget(&mut self, room: i64) {
+        self.room.set(room);
         self.flows.clear();
         self.half_open.clear();
         self.fragments.get_mut().clear();

@@ -106,7 +106,7 @@ impl Pair {
     pub fn forget(&mut self) -> Result<()> {
         self.node.forget();
         if let Some(kernel) = &self.kernel {
-            kernel.forget()?;
+            kernel.load_left(&self.node)?;
             let counts = kernel.counted()?.into_iter();
             self.before = counts.map(|(counter, count)| (counter as u32, count)).collect();
         }

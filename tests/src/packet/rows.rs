@@ -8,6 +8,7 @@ use millrace_common::address::{V4, V6};
 use millrace_common::affinity::{AffinityEntry, NS_PER_SEC};
 use millrace_common::backend::{Backend, BackendPair, V6_PLACES};
 use millrace_common::flow::{Flow, FlowKey};
+use millrace_common::flow_room::{self, FlowRoom};
 use millrace_common::fragment::{Fragment, Parked};
 use millrace_common::row::{Pair, Row};
 
@@ -31,11 +32,12 @@ pub const CONFIGURED: [&str; 8] = [
 ];
 
 /// Maps that packets fill.
-pub const LEFT: [&str; 9] = [
+pub const LEFT: [&str; 10] = [
     "flows_v4",
     "flows_v6",
     "half_open_v4",
     "half_open_v6",
+    "flow_room",
     "fragments_v4",
     "fragments_v6",
     "affinity",
@@ -79,6 +81,10 @@ impl Node {
         maps.extend(names.into_iter().zip(V4::left(&self.v4)));
         let names = ["flows_v6", "half_open_v6", "fragments_v6"];
         maps.extend(names.into_iter().zip(V6::left(&self.v6)));
+        let rooms = [(flow_room::V4, &self.v4.room), (flow_room::V6, &self.v6.room)];
+        let rooms = rooms.map(|(row, room)| (row, FlowRoom { left: room.get(), pad: [0; 7] }));
+        let rooms = rooms.iter().filter(|(_, row)| row.left != 0);
+        maps.insert("flow_room", bytes(rooms.map(|(key, row)| (key, row))));
         maps.insert("affinity", bytes(self.affinity.borrow().iter()));
         maps.insert("parked", bytes(self.parked.borrow().iter()));
         maps.insert("traffic", bytes(self.traffic.borrow().iter()));

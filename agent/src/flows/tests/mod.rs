@@ -102,6 +102,8 @@ impl FlowRows<V4> for Rows {
 struct Case {
     protocol: Protocol,
     established: bool,
+    /// It began in the table of established flows, where it is.
+    begun_there: bool,
     is_masqueraded: bool,
     client_seen: u16,
     backend_seen: u16,
@@ -114,6 +116,7 @@ struct Case {
 const HALF_OPEN: Case = Case {
     protocol: Protocol::Tcp,
     established: false,
+    begun_there: false,
     is_masqueraded: true,
     client_seen: seen::PACKET,
     backend_seen: seen::PACKET,
@@ -135,15 +138,16 @@ fn cases() -> impl Strategy<Value = Case> {
         ]
     };
     let backend = prop_oneof![4 => Just(SERVING), 1 => Just(GONE)];
-    let switches = (any::<bool>(), any::<bool>());
+    let switches = (any::<bool>(), any::<bool>(), any::<bool>());
     let all = (protocol, switches, 0..8_u16, 0..8_u16, idle(), idle(), backend);
     all.prop_map(
         |(protocol, switches, client_seen, backend_seen, client_idle, backend_idle, backend)| {
-            let (established, is_masqueraded) = switches;
+            let (established, begun_there, is_masqueraded) = switches;
             let client_seen = client_seen | seen::PACKET;
             Case {
                 protocol,
                 established,
+                begun_there,
                 is_masqueraded,
                 client_seen,
                 backend_seen,
@@ -161,14 +165,21 @@ const fn host(last: u8) -> Ipv4Addr {
 
 impl Case {
     fn table(&self) -> Table {
-        if self.established { Table::Established } else { Table::HalfOpen }
+        if self.established || self.begun_there { Table::Established } else { Table::HalfOpen }
+    }
+
+    /// Of OPEN and REPLY.
+    fn bits(&self) -> u8 {
+        let masquerade = if self.is_masqueraded { bits::MASQUERADE } else { 0 };
+        let is_marked = self.begun_there && !self.established;
+        masquerade | if is_marked { bits::HALF_OPEN } else { 0 }
     }
 
     /// By the words of `common/src/flow.rs`.
     fn is_over(&self) -> bool {
         let idle = self.client_idle.min(self.backend_idle);
-        let state =
-            State::of(self.protocol as u8, self.table(), self.client_seen, self.backend_seen);
+        let table = if self.established { Table::Established } else { Table::HalfOpen };
+        let state = State::of(self.protocol as u8, table, self.client_seen, self.backend_seen);
         let is_gone = self.protocol == Protocol::Udp && self.backend == GONE;
         is_gone || idle >= state.timeout_secs(self.protocol as u8, false, &Timeouts::default())
     }
@@ -190,7 +201,7 @@ impl Case {
             port: Be16::new(8080),
             other_port: open_key.source_port,
             role: role::OPEN,
-            bits: if self.is_masqueraded { bits::MASQUERADE } else { 0 },
+            bits: self.bits(),
             seen: self.client_seen,
             last_used_secs: NOW_SECS - self.client_idle,
             since_secs: NOW_SECS - 100_000,
@@ -352,6 +363,7 @@ fn a_pass_counts_flows_and_what_it_took_out_and_why() {
     let udp = Case {
         protocol: Protocol::Udp,
         established: true,
+        begun_there: true,
         client_seen: seen::PACKET,
         backend_seen: seen::PACKET,
         client_idle: 1,
@@ -361,13 +373,16 @@ fn a_pass_counts_flows_and_what_it_took_out_and_why() {
     };
     let stale = Case { backend: GONE, is_masqueraded: true, ..udp };
     let idle = Case { client_idle: 100_000, backend_idle: 100_000, ..udp };
-    let half_open = Case { established: false, backend_seen: 0, ..udp };
-    let rows = rows_of(&[udp.clone(), udp, stale, idle, half_open]);
+    let begun = Case { established: false, backend_seen: 0, ..udp };
+    let given_up = Case { client_idle: 100_000, backend_idle: 100_000, ..begun };
+    let half_open = Case { begun_there: false, ..begun };
+    let rows = rows_of(&[udp.clone(), udp, stale, idle, begun, given_up, half_open]);
     let counts = pass(&rows, NOW_SECS);
     let TableCounts { flows, removed, .. } = counts.established;
-    assert_eq!((flows, removed), (4, 6), "four entries of the stale one, two of the idle one");
-    assert_eq!(counts.half_open, TableCounts { entries: 2, flows: 1, removed: 0 });
-    assert_eq!((counts.stale_removed, counts.removed()), (4, 6));
-    assert_eq!(counts.by_backend[&(SERVING, 1)], 4);
+    assert_eq!((flows, removed), (4, 8), "four entries of the stale one, two of each idle one");
+    assert_eq!(counts.half_open, TableCounts { entries: 2, flows: 3, removed: 0 });
+    assert_eq!(counts.unanswered, 1);
+    assert_eq!((counts.stale_removed, counts.removed()), (4, 8));
+    assert_eq!(counts.by_backend[&(SERVING, 1)], 6);
     assert_eq!(counts.by_backend[&(GONE, 1)], 1);
 }

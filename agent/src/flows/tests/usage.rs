@@ -15,7 +15,8 @@ impl Rows {
     fn establish(&self, case: &Case, index: u16) {
         let mut entries = self.entries.borrow_mut();
         for (key, _) in case.entries(index) {
-            if let Some(flow) = entries.remove(&(number(Table::HalfOpen), key)) {
+            if let Some(flow) = entries.remove(&(number(case.table()), key)) {
+                let flow = Flow { bits: flow.bits & !bits::HALF_OPEN, ..flow };
                 entries.insert((number(Table::Established), key), flow);
             }
         }
@@ -83,7 +84,10 @@ fn a_backend_fails_once_when_it_refuses_or_never_answers() {
         ("the client ends it", with(Protocol::Tcp, seen::RST, seen::PACKET), 0, 0),
         ("reset later", Case { established: true, ..with(Protocol::Tcp, 0, refusal) }, 0, 0),
     ];
-    for (what, case, at_once, in_the_end) in cases {
+    let begun_there = cases.clone().map(|(what, case, at_once, in_the_end)| {
+        (what, Case { begun_there: true, ..case }, at_once, in_the_end)
+    });
+    for (what, case, at_once, in_the_end) in cases.into_iter().chain(begun_there) {
         let (rows, mut sweep) = (rows_of(&[case]), Sweep::default());
         let mut counts = vec![pass_of(&mut sweep, &rows, NOW_SECS, 0)];
         counts.push(pass_of(&mut sweep, &rows, NOW_SECS, 0));
@@ -124,16 +128,20 @@ fn steps() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
-    fn every_byte_is_counted_once(steps in prop::collection::vec(steps(), 1..40)) {
-        let (rows, mut sweep) = (rows_of(&vec![HALF_OPEN; 3]), Sweep::default());
+    fn every_byte_is_counted_once(
+        begun_there in any::<bool>(),
+        steps in prop::collection::vec(steps(), 1..40),
+    ) {
+        let case = Case { begun_there, ..HALF_OPEN };
+        let (rows, mut sweep) = (rows_of(&vec![case.clone(); 3]), Sweep::default());
         let (mut counts, mut led) = (Vec::new(), usage(3, 0, 0, 0));
         for step in steps.into_iter().chain([Step::Pass]) {
             match step {
                 Step::Lead { index, by_backend, bytes } => {
-                    rows.lead(&HALF_OPEN, index, by_backend, bytes);
+                    rows.lead(&case, index, by_backend, bytes);
                     *if by_backend { &mut led.to_client } else { &mut led.to_backend } += bytes;
                 }
-                Step::Establish { index } => rows.establish(&HALF_OPEN, index),
+                Step::Establish { index } => rows.establish(&case, index),
                 Step::Pass => counts.push(pass_of(&mut sweep, &rows, NOW_SECS, 0)),
             }
         }
