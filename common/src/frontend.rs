@@ -1,6 +1,7 @@
 //! Frontends: the (address, port, protocol) that clients dial.
 
 use crate::address::{Address, Be16, V4, V6};
+use crate::flow_filter::MIX;
 use crate::row::Row;
 
 /// Key of the `frontends_v4` and `frontends_v6` maps.
@@ -24,6 +25,19 @@ impl<A: Address> FrontendKey<A> {
     /// The key of a destination.
     pub const fn new(address: A, port: Be16, protocol: u8) -> Self {
         Self { address, port, protocol, pad: 0 }
+    }
+
+    /// What is in [`Frontend::check`] of its row.
+    #[inline(always)]
+    pub fn check(&self) -> u32 {
+        let words = core::ptr::from_ref(self).cast::<u32>();
+        let mut sum = 0_u64;
+        for word in 0..size_of::<Self>() / size_of::<u32>() {
+            // SAFETY: a key is made of aligned words.
+            let word = unsafe { words.add(word).read() };
+            sum = (sum ^ u64::from(word)).wrapping_mul(MIX);
+        }
+        (sum >> u32::BITS) as u32
     }
 }
 
@@ -57,8 +71,11 @@ pub struct Frontend {
     pub far: SlotRange,
     /// ClientIP affinity timeout in seconds; meaningful with [`flags::AFFINITY`].
     pub affinity_secs: u32,
-    /// Zero.
-    pub pad: u32,
+    /// [`FrontendKey::check`] of its key, in the last word, which the kernel writes last. The
+    /// element of a row that is replaced is another key's at once, not when nobody reads it any
+    /// more (`bpf_mem_alloc`, Linux 6.1), and a program may be preempted before it reads: whoever
+    /// finds another check looks the key up once more.
+    pub check: u32,
 }
 
 // SAFETY: eight 32-bit words, checked by `layout` below.

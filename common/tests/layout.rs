@@ -49,7 +49,7 @@ fn frontends() {
     layout!(SlotRange, size 8, align 4, first at 0, count at 4);
     layout!(
         Frontend, size 32, align 4,
-        service at 0, flags at 4, near at 8, far at 16, affinity_secs at 24, pad at 28
+        service at 0, flags at 4, near at 8, far at 16, affinity_secs at 24, check at 28
     );
 }
 

@@ -52,6 +52,7 @@ fn stories<A: Host>() -> Vec<Story> {
         unallocated::<A>(),
         not_ours::<A>(),
         broken_row::<A>(),
+        recycled_row::<A>(),
     ]
 }
 
@@ -385,6 +386,15 @@ fn broken_row<A: Host>() -> Story {
     story(
         "a row that belongs to another service",
         vec![enters('a', POD, &tcp(CLIENT, (WEB.0, 84), SYN)).dropped(DroppedBroken)],
+    )
+}
+
+fn recycled_row<A: Host>() -> Story {
+    let tcp = tcp_of::<A>;
+    let dialled = (at::EXTERNAL, 8085);
+    story(
+        "a row that has become another key's",
+        vec![enters('a', POD, &tcp(CLIENT, dialled, SYN)).counts(&[IngressPassed])],
     )
 }
 

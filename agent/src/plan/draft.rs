@@ -343,7 +343,7 @@ impl<'p> Draft<'p> {
             near: block(want.near),
             far: block(want.far),
             affinity_secs: want.affinity_secs,
-            pad: 0,
+            check: want.key.check(),
         };
         let mut frontends: Vec<(FrontendKey<A>, Frontend)> =
             granted.iter().map(|want| (want.key, row_of(want))).collect();

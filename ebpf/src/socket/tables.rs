@@ -15,6 +15,47 @@ use crate::kernel::context::SockAddr;
 use crate::kernel::helpers;
 use crate::maps;
 
+/// How often a frontend is looked up whose row is another key's when it is read.
+const LOOKUPS: usize = 2;
+
+/// A copy of a frontend's row, if there is one.
+#[inline(always)]
+fn find_frontend<A: Address>(
+    key: &FrontendKey<A>,
+    row: impl Fn() -> Option<*const Frontend>,
+) -> Option<Frontend> {
+    if !frontend_filter::may_have(&key.address) {
+        return None;
+    }
+    for _ in 0..LOOKUPS {
+        // SAFETY: a row of the map.
+        let found = unsafe { read_in_order(row()?) };
+        if found.check == key.check() {
+            return Some(found);
+        }
+    }
+    None
+}
+
+/// A copy of a row, the last word last: an element that becomes another key's while it is read has
+/// that one's check. (Half-written when it was read, it has a service that its slots' backends do
+/// not serve, which is no good either: `select`.)
+///
+/// # Safety
+/// It is a row of a map.
+#[inline(always)]
+unsafe fn read_in_order(row: *const Frontend) -> Frontend {
+    const WORDS: usize = size_of::<Frontend>() / size_of::<u64>();
+    let mut words = [0; WORDS];
+    for (index, word) in words.iter_mut().enumerate() {
+        // SAFETY: a value of a map is aligned to 64-bit words, and made of them; the kernel keeps
+        // the memory, whatever becomes of it, until the program ends.
+        *word = unsafe { row.cast::<u64>().add(index).read_volatile() };
+    }
+    // SAFETY: words of a row, as many as it has; every bit pattern is one.
+    unsafe { core::mem::transmute::<[u64; WORDS], Frontend>(words) }
+}
+
 /// The maps of one family.
 pub trait Rows: Address {
     /// The frontend row of a destination.
@@ -28,10 +69,7 @@ pub trait Rows: Address {
 impl Rows for V4 {
     #[inline(always)]
     fn frontend(key: &FrontendKey<Self>) -> Option<Frontend> {
-        // SAFETY: copied out at once; a row that is freed meanwhile stays readable until the
-        // program ends (RCU).
-        let row = || unsafe { maps::FRONTENDS_V4.get(key) }.copied();
-        if frontend_filter::may_have(&key.address) { row() } else { None }
+        find_frontend(key, || maps::FRONTENDS_V4.get_ptr(key))
     }
     #[inline(always)]
     fn backend(id: u32) -> Option<Backend<Self>> {
@@ -46,9 +84,7 @@ impl Rows for V4 {
 impl Rows for V6 {
     #[inline(always)]
     fn frontend(key: &FrontendKey<Self>) -> Option<Frontend> {
-        // SAFETY: as for V4.
-        let row = || unsafe { maps::FRONTENDS_V6.get(key) }.copied();
-        if frontend_filter::may_have(&key.address) { row() } else { None }
+        find_frontend(key, || maps::FRONTENDS_V6.get_ptr(key))
     }
     #[inline(always)]
     fn backend(id: u32) -> Option<Backend<Self>> {

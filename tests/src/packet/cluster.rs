@@ -142,8 +142,11 @@ pub const LOCAL_UDP: Port =
 pub const RAW_LOCAL: Port =
     port(19, LoadBalancer, (EXTERNAL, 8008, TCP), (RAW, 8080)).with(flags::FAR_LOCAL);
 
+/// Load balancer whose row is another key's, as a program may find it that was kept from reading.
+pub const RECYCLED: Port = port(20, LoadBalancer, (EXTERNAL, 8085, TCP), (FAR, 8085));
+
 /// All of them.
-pub const PORTS: [Port; 19] = [
+pub const PORTS: [Port; 20] = [
     WEB,
     SAME,
     DNS,
@@ -161,6 +164,7 @@ pub const PORTS: [Port; 19] = [
     RANGES,
     AFFINITY,
     BROKEN,
+    RECYCLED,
     LOCAL_UDP,
     RAW_LOCAL,
 ];
@@ -262,13 +266,14 @@ fn prefix<A: Host>(address: Ipv4Addr, v4_bits: u32) -> Prefix<A> {
 fn add<A: Host>(node: &mut Node, port: &Port) {
     let id = number::<A>(port.id);
     let list = |filled| SlotRange { first: id, count: u32::from(filled) };
+    let key = FrontendKey::new(A::of(port.address), Be16::new(port.port), port.protocol);
     let frontend = Frontend {
         service: id,
         flags: port.flags | port.kind.bits(),
         near: list(port.lists.0),
         far: list(port.lists.1),
         affinity_secs: AFFINITY_SECS,
-        pad: 0,
+        check: if port.id == RECYCLED.id { !key.check() } else { key.check() },
     };
     let backend = Backend {
         address: A::of(port.backend.0),
@@ -280,7 +285,6 @@ fn add<A: Host>(node: &mut Node, port: &Port) {
     };
     node.slots.insert(id, id);
     let rows = A::rows_mut(node);
-    let key = FrontendKey::new(A::of(port.address), Be16::new(port.port), port.protocol);
     rows.frontends.insert(key, frontend);
     rows.backends.insert(id, backend);
 }
@@ -288,8 +292,10 @@ fn add<A: Host>(node: &mut Node, port: &Port) {
 /// What belongs to no port: the ClusterIP as such, source ranges.
 fn finish<A: Host>(node: &mut Node) {
     let rows = A::rows_mut(node);
-    let whole = Frontend { flags: Kind::Address.bits(), ..Frontend::default() };
-    rows.frontends.insert(FrontendKey::new(A::of(CLUSTER_IP), Be16::new(0), 0), whole);
+    let key = FrontendKey::new(A::of(CLUSTER_IP), Be16::new(0), 0);
+    let check = key.check();
+    let whole = Frontend { flags: Kind::Address.bits(), check, ..Frontend::default() };
+    rows.frontends.insert(key, whole);
     let range = prefix::<A>(OUTSIDE, 24);
     rows.source_ranges.insert(SourceKey::new(number::<A>(RANGES.id), range.address, A::bits(24)));
 }

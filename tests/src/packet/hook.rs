@@ -66,7 +66,7 @@ impl Frame for Hook<'_> {
 
 impl<A: InNode, T> select::Tables<A> for At<'_, T> {
     fn frontend(&self, key: &FrontendKey<A>) -> Option<Frontend> {
-        A::rows(self.node).frontends.get(key).copied()
+        A::rows(self.node).frontends.get(key).copied().filter(|row| row.check == key.check())
     }
     fn slot(&self, index: u32) -> Option<u32> {
         self.node.slots.get(&index).copied()
