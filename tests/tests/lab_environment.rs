@@ -1,5 +1,5 @@
 //! A node or a command line that will not do: each has its own words and exit code, and nothing is
-//! left behind. And what may change between two starts: the sizes of the maps.
+//! left behind.
 
 use std::path::Path;
 use std::process::Output;
@@ -9,7 +9,6 @@ use anyhow::{Context as _, Result, ensure};
 use millrace_tests::agent::{self, Agent, Refusal, Source};
 use millrace_tests::apiserver::ApiServer;
 use millrace_tests::lab::{Families, Family, Lab};
-use millrace_tests::load::{EVERY_KIND, Loads};
 use millrace_tests::wait::{self, CHANGE_TIMEOUT};
 use millrace_tests::world::{SMALL_MAPS, World, cluster_ip, reach};
 use serde_json::json;
@@ -259,51 +258,4 @@ fn a_node_name_that_no_node_has_is_told() -> Result<()> {
         ensure!(status["agent"]["conditions"] == json!([]), "{status}");
         Ok(())
     })
-}
-
-/// Sizes change from start to start, smaller and larger, while every kind of client dials.
-#[test]
-fn the_maps_change_their_sizes_under_traffic() -> Result<()> {
-    let world = World::without_agents(Lab::builder().pods("n1", &["client", "a", "b"]), &[])?;
-    world.service("web", 1, &["n1/a", "n1/b"], |service| service)?;
-    let node = world.lab.node("n1");
-    let client = world.lab.pod("n1", "client");
-    let mut agent = Agent::start_with(node, &Source::Manifests, SMALL_MAPS)?;
-    agent.wait_ready()?;
-    let mut loads = Loads::new();
-    for &family in world.lab.families() {
-        reach(client, cluster_ip(family, 1), &["a", "b"])?;
-        loads.add(client, &EVERY_KIND, cluster_ip(family, 1))?;
-    }
-    let sizes = [
-        (["--max-slots=100", "--max-backends=2000", "--max-services=2000"], 100),
-        (["--max-slots=9000", "--max-backends=50", "--max-services=30"], 9000),
-        (["--max-slots=9000", "--max-backends=3000", "--max-services=3000"], 9000),
-    ];
-    for (round, (flags, slots)) in sizes.into_iter().enumerate() {
-        if round == 1 {
-            agent.kill()?
-        } else {
-            agent.stop()?
-        }
-        agent = Agent::start_with(node, &Source::Manifests, &flags)?;
-        agent.wait_ready()?;
-        let status = agent.status_json()?;
-        ensure!(status["ready"] == true, "{status}");
-        let maps = status["maps"].as_array().context("maps")?;
-        let map = maps.iter().find(|map| map["name"] == "slots").context("slots")?;
-        ensure!(map["size"] == slots, "{map}");
-        let index = 2 + u16::try_from(round)?;
-        world.service(&format!("new-{index}"), index, &["n1/b"], |service| service)?;
-        for &family in world.lab.families() {
-            reach(client, cluster_ip(family, 1), &["a", "b"])?;
-            reach(client, cluster_ip(family, index), &["b"])?;
-        }
-    }
-    loads.stop(&world.lab)?;
-    let left = node.bpffs().join("millrace");
-    let mut names: Vec<_> = std::fs::read_dir(left)?.flatten().map(|e| e.file_name()).collect();
-    names.sort();
-    ensure!(names.len() == 2, "old maps are gone: {names:?}");
-    Ok(())
 }

@@ -16,6 +16,9 @@ use super::flow_filter::FilterMemory;
 use super::map::{Cursor, Map, MapError};
 use crate::flows::FlowRows;
 
+/// The tables, answered and not, of both families.
+pub(super) const FLOW_MAPS: [&str; 4] = ["flows_v4", "flows_v6", "half_open_v4", "half_open_v6"];
+
 /// The maps of both families.
 pub struct FlowStore {
     /// IPv4.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use aya::programs::{
@@ -20,6 +20,7 @@ use super::flows::FlowStore;
 use super::node_maps::NodeMaps;
 use super::pins::Pins;
 use super::readings::MapReadings;
+use super::resize::{Shapes, Transfer};
 use super::store::{MAP_NAMES, MapError, Store};
 use super::sys::{self, MapShape};
 use crate::plan::op::Capacity;
@@ -150,37 +151,69 @@ impl Object {
     }
 
     /// Load everything. Maps already pinned are used again if they have the shape that the settings
-    /// ask for; else all are made anew, beside the old ones, which stay in force until
-    /// [`Pins::promote_new_maps`].
+    /// ask for; else new ones are made beside the old ones, which stay in force until
+    /// [`Pins::promote_new_maps`], and take over what is in them, if that can be.
     pub fn load(pins: &Pins, settings: &Settings) -> Result<Self> {
         pins.prepare().with_context(|| format!("prepare {}", pins.root().display()))?;
         let present = present_shapes(pins)?;
         let wanted = wanted_shapes(settings)?;
         let adopted = present == wanted;
-        if !adopted && !present.is_empty() {
-            tracing::warn!(
-                differences = differences(&present, &wanted),
-                "pinned maps do not have the configured shape: building new ones beside them"
-            );
+        if present.is_empty() || adopted {
+            return Self::load_in(&pins.maps(), pins, settings, adopted);
         }
-        let directory = if present.is_empty() || adopted { pins.maps() } else { pins.new_maps() };
-        std::fs::create_dir_all(&directory)
+        let differences = differences(&present, &wanted);
+        let resized = Transfer::prepare(pins, &present, &wanted, &settings.capacity)
+            .and_then(|transfer| Self::resize(pins, settings, &transfer));
+        match &resized {
+            Ok(_) => {
+                tracing::info!(differences, "took over what is in the pinned maps");
+                return resized;
+            }
+            Err(why) => tracing::warn!(
+                differences,
+                "pinned maps do not have the configured shape, and new ones cannot take over what \
+                 is in them: {why:#}; building new ones beside them: flows and what sockets \
+                 dialled are forgotten"
+            ),
+        }
+        Self::load_in(&pins.new_maps(), pins, settings, false)
+    }
+
+    /// As [`Object::load`], with the maps of one directory, which are made if they are not there.
+    fn load_in(directory: &Path, pins: &Pins, settings: &Settings, adopted: bool) -> Result<Self> {
+        std::fs::create_dir_all(directory)
             .with_context(|| format!("create {}", directory.display()))?;
-        let loaded = load_programs(&directory, settings).and_then(|programs| {
-            let store = Store::open(&directory, settings.capacity)?;
+        let loaded = load_programs(directory, settings).and_then(|programs| {
+            let store = Store::open(directory, settings.capacity)?;
             let Programs { loaded, refused } = programs;
-            Ok(Self { programs: loaded, directory: directory.clone(), store, adopted, refused })
+            Ok(Self { programs: loaded, directory: directory.into(), store, adopted, refused })
         });
         if loaded.is_err() && !adopted {
-            pins.forget(&directory);
+            pins.forget(directory);
         }
         loaded
+    }
+
+    /// The same with new maps that take over what is in those in force.
+    fn resize(pins: &Pins, settings: &Settings, from: &Transfer) -> Result<Self> {
+        let directory = pins.new_maps();
+        std::fs::create_dir_all(&directory)
+            .with_context(|| format!("create {}", directory.display()))?;
+        let filled = from.share(pins, &directory).and_then(|()| {
+            let mut object = Self::load_in(&directory, pins, settings, false)?;
+            from.fill(pins, &directory, &mut object.store)?;
+            Ok(Self { adopted: true, ..object })
+        });
+        if filled.is_err() {
+            pins.forget(&directory);
+        }
+        filled
     }
 }
 
 /// The shape of each of our maps that is pinned.
-fn present_shapes(pins: &Pins) -> Result<BTreeMap<&'static str, MapShape>> {
-    let mut shapes = BTreeMap::new();
+fn present_shapes(pins: &Pins) -> Result<Shapes> {
+    let mut shapes = Shapes::new();
     for name in MAP_NAMES {
         let open = || -> io::Result<Option<MapShape>> {
             pins.open_map(name)?.map(|map| sys::map_shape(map.as_fd())).transpose()
@@ -193,9 +226,9 @@ fn present_shapes(pins: &Pins) -> Result<BTreeMap<&'static str, MapShape>> {
 }
 
 /// The shape each map should have, read from the object itself.
-fn wanted_shapes(settings: &Settings) -> Result<BTreeMap<&'static str, MapShape>> {
+fn wanted_shapes(settings: &Settings) -> Result<Shapes> {
     let object = aya_obj::Object::parse(OBJECT).context("parse the embedded BPF object")?;
-    let mut shapes = BTreeMap::new();
+    let mut shapes = Shapes::new();
     for name in MAP_NAMES {
         let map = object.maps.get(name).with_context(|| format!("the object has no map {name}"))?;
         shapes.insert(
@@ -230,10 +263,7 @@ fn max_entries(name: &str, settings: &Settings) -> Option<u32> {
     }
 }
 
-fn differences(
-    present: &BTreeMap<&'static str, MapShape>,
-    wanted: &BTreeMap<&'static str, MapShape>,
-) -> String {
+fn differences(present: &Shapes, wanted: &Shapes) -> String {
     let describe = |name: &&str| match present.get(name) {
         None => format!("{name}: missing"),
         Some(shape) => format!("{name}: {} rows", shape.max_entries),
@@ -242,7 +272,7 @@ fn differences(
     differing.map(|(name, _)| describe(name)).collect::<Vec<_>>().join(", ")
 }
 
-fn load_programs(directory: &std::path::Path, settings: &Settings) -> Result<Programs> {
+fn load_programs(directory: &Path, settings: &Settings) -> Result<Programs> {
     let has_set_retval = u8::from(is_at_least(helper::SET_RETVAL));
     let has_coarse_clock = u8::from(is_at_least(helper::COARSE_CLOCK));
     let paths: Vec<(&str, PathBuf)> =

@@ -212,6 +212,13 @@ impl Store {
         self.traffic.read_array(|row: &Traffic| *row != Traffic::default())
     }
 
+    /// Write such rows, as far as there are places for them.
+    pub(super) fn set_traffic(&self, rows: &[(u32, Traffic)]) -> Result<(), MapError> {
+        let size = self.traffic.size()?;
+        let rows: Vec<_> = rows.iter().filter(|(id, _)| *id < size).copied().collect();
+        self.traffic.put_array(&rows)
+    }
+
     /// What the sockets are connected to that have a place in the `peers` map.
     pub fn connected(&self) -> Result<Vec<Connected>, MapError> {
         let owned = self.peer_owners.read_array(|owner: &u64| *owner != 0)?;

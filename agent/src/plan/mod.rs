@@ -22,6 +22,7 @@ mod rows;
 mod slots;
 #[cfg(test)]
 pub(crate) mod tests;
+mod transfer;
 
 use std::time::Duration;
 

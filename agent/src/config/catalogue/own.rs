@@ -85,8 +85,14 @@ pub(super) const FIELDS: &[Field] = &[
         "service ports there is room for; one with long names counts for up to four",
     )
     .flags(&[overrides("--max-services")]),
-    field("maxBackends", ROWS, "", "backends there is room for; one of IPv6 counts for two")
-        .flags(&[overrides("--max-backends")]),
+    field(
+        "maxBackends",
+        ROWS,
+        "",
+        "backends there is room for; one of IPv6 counts for two; with another number flows and \
+         what sockets dialled are forgotten",
+    )
+    .flags(&[overrides("--max-backends")]),
     field("maxSlots", ROWS, "", "places in lists of backends there is room for")
         .flags(&[overrides("--max-slots")]),
     field("maxFrontends", ROWS, "", "frontends (address and port) there is room for, per family")

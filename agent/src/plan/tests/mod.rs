@@ -8,6 +8,7 @@ mod properties;
 mod recovery;
 mod scale;
 mod sources;
+mod transfer;
 mod world;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
