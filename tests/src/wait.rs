@@ -13,7 +13,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// By what all time limits are multiplied, from the environment: an emulated machine is slower.
 const PATIENCE: &str = "MILLRACE_PATIENCE";
 
-/// Calls `condition` until it holds; after `timeout` fails with `what` and the last reason.
+/// Calls `condition` until it holds; after `timeout` fails with `what` and the last reason. The
+/// last look begins when the time is over: an earlier one may have seen how things were, and have
+/// taken the rest of the time to tell.
 ///
 /// The condition returns `Ok(value)` when it holds, and otherwise an error that says what it saw:
 /// that is what a person reads when the wait was in vain.
@@ -24,11 +26,14 @@ pub fn until<T>(
 ) -> Result<T> {
     let start = Instant::now();
     let timeout = timeout * patience();
+    let mut looks = 0_u64;
     loop {
+        looks += 1;
+        let is_last = start.elapsed() >= timeout;
         match condition() {
             Ok(value) => return Ok(value),
-            Err(reason) if start.elapsed() >= timeout => {
-                bail!("waited {timeout:?} for {what}; last seen: {reason:#}")
+            Err(reason) if is_last => {
+                bail!("waited {timeout:?} for {what} ({looks} looks); last seen: {reason:#}")
             }
             Err(_) => std::thread::sleep(POLL_INTERVAL),
         }
