@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use anyhow::{Result, ensure};
 use millrace_tests::lab::{Builder, Family, InterNode, Lab, Place, PodNetwork, address};
 use millrace_tests::manifest::{self, Endpoint, Service};
+use millrace_tests::probe::Held;
 use millrace_tests::wait::{self, CHANGE_TIMEOUT};
 use millrace_tests::wire::Wire;
 use millrace_tests::world::{
@@ -17,6 +18,8 @@ use millrace_tests::world::{
 const NO_SOCKETS: &[&str] = &["--socket-lb=off"];
 /// A port that no Service here has.
 const UNUSED_PORT: u16 = 81;
+/// A port of a client.
+const CLIENT_PORT: u16 = 5555;
 /// A ClusterIP that no Service has.
 const UNALLOCATED: u16 = 999;
 
@@ -97,6 +100,27 @@ fn sockets_and_packets_do_not_meet() -> Result<()> {
 }
 
 /// "external -> ClusterIP (routed in)": masqueraded, so that the answer comes back this way.
+/// A flow that is over does not take the answers of a direct connection with its client's port.
+#[test]
+fn a_port_serves_again_for_a_direct_connection() -> Result<()> {
+    let world = World::new(two_nodes())?;
+    world.service("web", 1, &["n2/b"], |service| service)?;
+    let pod = world.lab.pod("n1", "client");
+    for &family in world.lab.families() {
+        let to = cluster_ip(family, 1);
+        reach(pod, to, &["b"])?;
+        let from = SocketAddr::new(pod.address(family), CLIENT_PORT);
+        let (held, first) = Held::open_from(&pod.as_vm(), "tcp", to, from)?;
+        ensure!(first.ok, "{first:?}");
+        drop(held);
+        // By its socket the pod is connected to the backend itself.
+        let (mut held, _) = Held::open_from(pod, "tcp", to, from)?;
+        let answered = held.send()?;
+        ensure!(answered.who() == "b" && answered.seen == Some(from), "{answered:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn cluster_ips_from_outside_are_masqueraded() -> Result<()> {
     let world = World::new(two_nodes())?;

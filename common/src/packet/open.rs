@@ -2,6 +2,7 @@
 
 use core::mem::MaybeUninit;
 
+use super::establish;
 use super::frame::{Frame, Verdict};
 use super::ingress::pass;
 use super::reject::{self, Answer};
@@ -62,7 +63,12 @@ pub fn open<A: Answer, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) -> Verdi
     // SAFETY: numbers, addresses and a bool.
     let choice: &mut Choice<A> = unsafe { zero_in(&mut place) };
     match decide(s, packet, choice) {
-        Fate::NotOurs => return no_frontend(s, packet),
+        Fate::NotOurs => {
+            if packet.key.protocol == Protocol::Tcp as u8 {
+                establish::make_way(s, &packet.key);
+            }
+            return no_frontend(s, packet);
+        }
         Fate::Pass => return pass(s, Counter::IngressPassed),
         Fate::Forward => {}
         Fate::Reject => {
