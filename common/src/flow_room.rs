@@ -1,10 +1,9 @@
 //! How many flows may be written to `flows_*` before they are answered.
 //!
-//! A flow that begins in `half_open_*` has to be moved when it is answered, entry by entry, which
-//! costs more than to translate the packets of a short connection. So most begin in `flows_*` at
-//! once. Nothing is ever evicted there, and a flood of first packets must not fill it: there is
-//! room for so many flows that are not answered, and the rest begin in `half_open_*`, as all do in
-//! a new map.
+//! A flow that begins in `half_open_*` has to be moved when it is answered, entry by entry, for
+//! which the client's `connect()` waits. So most begin in `flows_*` at once. Nothing is ever
+//! evicted there, and a flood of first packets must not fill it: there is room for so many flows
+//! that are not answered, and the rest begin in `half_open_*`, as all do in a new map.
 //!
 //! A program takes one when it writes such a flow, and gives it back when the flow is answered. A
 //! flow that is never answered keeps its own: the agent counts those that are there, pass by pass,

@@ -1,8 +1,9 @@
 //! The maps get other sizes, and what the kernel knows stays.
 //!
-//! The agent's rows are copied into new maps, with the ids they have. What packets and sockets fill
-//! is the same map under a second name; one whose own size changes is copied as well. So nothing
-//! begins anew: flows keep their backends and sockets their peers, as at any other start.
+//! The rows of Services are copied into new maps, with the ids they have. Everything else, above
+//! all what packets and sockets fill, is the same map under a second name; one whose own size
+//! changes is copied as well. So nothing begins anew: flows keep their backends and sockets their
+//! peers, as at any other start.
 
 use std::collections::BTreeMap;
 use std::io;

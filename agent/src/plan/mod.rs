@@ -3,7 +3,8 @@
 //! The [`Planner`] keeps a compact picture of the rows that are in the maps. Given what a Service
 //! [should look like](crate::model::desired), it first settles which frontends the Service gets
 //! ([`claim`]), then drafts the map writes that lead there ([`draft`]); if something does not fit,
-//! nothing of it happens. After a restart the picture is [recovered](recover) from the maps.
+//! nothing of it happens. After a restart the picture is [recovered](recover) from the maps;
+//! maps of other sizes get the rows of the old ones first ([`transfer`]).
 //!
 //! Between any two of the operations the maps are whole: every frontend leads to backends of its
 //! own service, to the old set or to the new one. What a reader in the kernel may still hold is
