@@ -3,6 +3,7 @@
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::cluster_ips::BLOCK_ADDRESSES;
 use crate::row::Row;
 
 /// The first three 32-bit words of an IPv4-mapped IPv6 address (`::ffff:0:0/96`), network order.
@@ -147,9 +148,18 @@ pub trait Address: Row + Eq + Ord + core::hash::Hash + fmt::Debug + Into<IpAddr>
     const ONES: Self;
     /// Bit by bit.
     fn and(self, mask: Self) -> Self;
+    /// The first address of the block it is in ([`BLOCK_ADDRESSES`]), and its place there.
+    fn in_block(self) -> (Self, u32);
     /// The checksum's difference when `self` becomes `new`: the one's complement sum of all words
     /// of `new` and of the complements of those of `self` (RFC 1624), not folded.
     fn checksum_difference(self, new: Self) -> u32;
+}
+
+/// The last word of an address, in network order: that of its block's first one, and its place.
+#[inline(always)]
+const fn split_word(word: u32) -> (u32, u32) {
+    let place = u32::from_be(word) % BLOCK_ADDRESSES;
+    (word & !place.to_be(), place)
 }
 
 /// One's complement sum of two partial sums.
@@ -214,6 +224,11 @@ impl Address for V4 {
         Self(self.0 & mask.0)
     }
     #[inline(always)]
+    fn in_block(self) -> (Self, u32) {
+        let (first, place) = split_word(self.0);
+        (Self(first), place)
+    }
+    #[inline(always)]
     fn checksum_difference(self, new: Self) -> u32 {
         checksum_add(!self.0, new.0)
     }
@@ -233,6 +248,12 @@ impl Address for V6 {
     fn and(self, mask: Self) -> Self {
         let ([a, b, c, d], [e, f, g, h]) = (self.0, mask.0);
         Self([a & e, b & f, c & g, d & h])
+    }
+    #[inline(always)]
+    fn in_block(self) -> (Self, u32) {
+        let [a, b, c, d] = self.0;
+        let (first, place) = split_word(d);
+        (Self([a, b, c, first]), place)
     }
     #[inline(always)]
     fn checksum_difference(self, new: Self) -> u32 {

@@ -104,9 +104,8 @@ pub enum Kind {
     LoadBalancer = 3,
     /// `spec.ports[].nodePort` on one of the node's addresses.
     NodePort = 4,
-    /// A ClusterIP as such: port 0, protocol 0, no backends. What is sent to a ClusterIP and to
-    /// none of its ports is refused.
-    Address = 5,
+    /// ClusterIPs as such, a block of them: see [`crate::cluster_ips`]. Nobody dials it.
+    ClusterIps = 5,
 }
 
 impl Kind {
@@ -117,7 +116,7 @@ impl Kind {
             2 => Some(Self::ExternalIp),
             3 => Some(Self::LoadBalancer),
             4 => Some(Self::NodePort),
-            5 => Some(Self::Address),
+            5 => Some(Self::ClusterIps),
             _ => None,
         }
     }
@@ -132,7 +131,7 @@ impl Kind {
             Self::ExternalIp => "ExternalIP",
             Self::LoadBalancer => "LoadBalancer",
             Self::NodePort => "NodePort",
-            Self::Address => "Address",
+            Self::ClusterIps => "ClusterIPs",
         }
     }
 }

@@ -16,11 +16,12 @@
 /// Version of the row layouts; part of the pin path, so two layouts never meet in one map.
 ///
 /// Raise it with every change of a row's size, order or meaning.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 pub mod address;
 pub mod affinity;
 pub mod backend;
+pub mod cluster_ips;
 pub mod counters;
 pub mod flow;
 pub mod flow_filter;

@@ -13,6 +13,12 @@ use crate::frontend::{Frontend, FrontendKey, SlotRange, flags};
 pub trait Tables<A: Address> {
     /// The frontend row of a destination.
     fn frontend(&self, key: &FrontendKey<A>) -> Option<Frontend>;
+    /// Whether an address is a ClusterIP, whatever its ports are.
+    #[inline(always)]
+    fn has_cluster_ip(&self, address: A) -> bool {
+        let (key, place) = FrontendKey::of_block(address);
+        self.frontend(&key).is_some_and(|block| block.has_cluster_ip(place))
+    }
     /// The backend id in a slot.
     fn slot(&self, index: u32) -> Option<u32>;
     /// A backend's row.

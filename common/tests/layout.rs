@@ -37,7 +37,7 @@ macro_rules! layout {
 
 #[test]
 fn this_is_the_layout_of_the_version() {
-    assert_eq!(ABI_VERSION, 7);
+    assert_eq!(ABI_VERSION, 8);
     assert_eq!((size_of::<Be16>(), size_of::<V4>(), size_of::<V6>()), (2, 4, 16));
     assert_eq!(COUNT, 42);
 }

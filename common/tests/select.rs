@@ -60,7 +60,7 @@ impl Sockets<V4> for World {
         self.client_is_node
     }
     fn is_cluster_ip(&self, address: V4) -> bool {
-        self.frontends.contains_key(&FrontendKey::new(address, Be16::new(0), 0))
+        self.has_cluster_ip(address)
     }
 }
 

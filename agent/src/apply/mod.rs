@@ -156,6 +156,11 @@ impl Reconciler {
             waiting = model.oldest_first(retry);
         }
         batch.flush(store)?;
+        let cluster_ips = self.planner.plan_cluster_ips();
+        if !cluster_ips.is_empty() {
+            round.ops += cluster_ips.len();
+            store.execute(&cluster_ips)?;
+        }
         Ok(round)
     }
 

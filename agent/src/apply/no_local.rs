@@ -74,9 +74,9 @@ fn add<A: Address>(found: &mut ByPolicy, family: &DesiredFamily<A>) {
     const INTERNAL: u32 = flags::NEAR_LOCAL | flags::NEAR_DROP;
     const EXTERNAL: u32 = flags::FAR_LOCAL | flags::FAR_DROP;
     let internal = |kind: Kind| kind == Kind::ClusterIp;
-    let dialled = || family.frontends.iter().filter(|frontend| frontend.kind != Kind::Address);
     let has = |of_internal: bool, bits: u32| {
-        dialled().any(|f| internal(f.kind) == of_internal && f.flags & bits == bits)
+        let mut frontends = family.frontends.iter();
+        frontends.any(|f| internal(f.kind) == of_internal && f.flags & bits == bits)
     };
     found.internal += u32::from(has(true, INTERNAL));
     found.external += u32::from(has(false, EXTERNAL));

@@ -119,8 +119,7 @@ fn collect<A: Address>(
             backends: addresses.collect(),
         }
     };
-    // A ClusterIP as such is nothing that anybody dials.
-    for (key, row) in frontends.iter().filter(|(_, row)| row.kind() != Some(Kind::Address)) {
+    for (key, row) in frontends.iter().filter(|(_, row)| row.kind() != Some(Kind::ClusterIps)) {
         let Some(service) = services.get_mut(&row.service) else {
             continue;
         };

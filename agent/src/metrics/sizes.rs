@@ -35,7 +35,7 @@ impl Sizes {
             )?,
             frontends: new.gauges(
                 "millrace_frontends",
-                "Addresses and ports that are served, and each ClusterIP as such",
+                "Addresses and ports that are served",
                 &["ip_family"],
             )?,
             backends: new.gauges(

@@ -247,13 +247,7 @@ impl View<'_> {
             v4: self.family(port, v4.as_ref()),
             v6: self.family(port, v6.as_ref()),
         });
-        let mut ports: Vec<DesiredPort> =
-            ports.filter(|p| !p.v4.frontends.is_empty() || !p.v6.frontends.is_empty()).collect();
-        if let Some(first) = ports.first_mut() {
-            first.v4.frontends.extend(self.address());
-            first.v6.frontends.extend(self.address());
-        }
-        ports
+        ports.filter(|p| !p.v4.frontends.is_empty() || !p.v6.frontends.is_empty()).collect()
     }
 
     fn granted<A: PerFamily>(&self) -> Option<Granted<A>> {
@@ -278,19 +272,6 @@ impl View<'_> {
         let endpoints = slices.flat_map(|(_, slice)| A::endpoints(slice));
         let ready = endpoints.filter(|e| Facts(e.facts).has(fact::LOCAL | fact::READY));
         Some(ready.map(|endpoint| endpoint.address).collect::<BTreeSet<A>>().len())
-    }
-
-    /// The ClusterIP as such: refuses what is sent to none of the ports.
-    fn address<A: PerFamily>(&self) -> Option<DesiredFrontend<A>> {
-        let addresses = A::addresses(self.service)?;
-        Some(DesiredFrontend {
-            key: FrontendKey::new(addresses.cluster, Be16::new(0), 0),
-            kind: Kind::Address,
-            near: List::Nobody,
-            far: List::Nobody,
-            flags: Kind::Address.bits(),
-            affinity_secs: 0,
-        })
     }
 
     fn family<A: PerFamily>(&self, port: &Port, granted: Option<&Granted<A>>) -> DesiredFamily<A> {

@@ -4,11 +4,12 @@
 //! takes it from any other kind, because a ClusterIP is allotted and the others are asked for.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use millrace_common::address::{Address, Protocol};
 use millrace_common::frontend::{FrontendKey, Kind};
 
+use super::cluster_ips::ClusterIps;
 use super::family::PerFamily;
 use super::outcome::Conflict;
 use super::rows::Installed;
@@ -20,6 +21,7 @@ use crate::source::{ObjectName, SharedName};
 pub(super) struct Tables<A> {
     owners: HashMap<FrontendKey<A>, Owner>,
     waiting: HashMap<FrontendKey<A>, BTreeSet<SharedName>>,
+    pub(super) cluster_ips: ClusterIps<A>,
 }
 
 /// Who has a frontend.
@@ -41,12 +43,16 @@ pub(super) struct Claims<A> {
     /// The same in words.
     pub(super) conflicts: Vec<Conflict>,
     /// Keys granted that no row has yet.
-    pub(super) new_rows: u32,
+    new_frontends: u32,
 }
 
 impl<A> Default for Tables<A> {
     fn default() -> Self {
-        Self { owners: HashMap::default(), waiting: HashMap::default() }
+        Self {
+            owners: HashMap::default(),
+            waiting: HashMap::default(),
+            cluster_ips: ClusterIps::default(),
+        }
     }
 }
 
@@ -65,7 +71,7 @@ impl<A: PerFamily> Claims<A> {
             evicted: Vec::new(),
             waits: Vec::new(),
             conflicts: Vec::new(),
-            new_rows: 0,
+            new_frontends: 0,
         };
         for (index, wanted) in wanted {
             claims.grant(tables, name, index, wanted);
@@ -96,7 +102,7 @@ impl<A: PerFamily> Claims<A> {
             return self.lose(wanted, name, kind);
         }
         match tables.owners.get(&wanted.key) {
-            None => self.new_rows += 1,
+            None => self.new_frontends += 1,
             Some(owner) if owner.service == *name => {}
             Some(owner) if wanted.kind == Kind::ClusterIp && owner.kind != Kind::ClusterIp => {
                 self.evicted.push((wanted.key, owner.service.clone()));
@@ -121,9 +127,14 @@ impl<A: PerFamily> Claims<A> {
 }
 
 impl<A: PerFamily> Tables<A> {
-    /// Frontend rows there are.
-    pub(super) fn len(&self) -> usize {
+    /// Frontends there are.
+    pub(super) fn frontends(&self) -> usize {
         self.owners.len()
+    }
+
+    /// Rows there are: of frontends, and of ClusterIPs as such.
+    pub(super) fn rows(&self) -> usize {
+        self.owners.len() + self.cluster_ips.rows()
     }
 
     /// The service has the row from now on.
@@ -135,7 +146,28 @@ impl<A: PerFamily> Tables<A> {
         kind: Kind,
     ) -> Option<Kind> {
         let before = self.owners.insert(key, Owner { service: service.clone(), kind });
-        before.map(|owner| owner.kind)
+        let before = before.map(|owner| owner.kind);
+        match (before == Some(Kind::ClusterIp), kind == Kind::ClusterIp) {
+            (false, true) => self.cluster_ips.add(key.address),
+            (true, false) => self.cluster_ips.remove(key.address),
+            _ => {}
+        }
+        before
+    }
+
+    /// Nobody has the row any more.
+    fn release(&mut self, key: &FrontendKey<A>) {
+        let owner = self.owners.remove(key);
+        if owner.is_some_and(|owner| owner.kind == Kind::ClusterIp) {
+            self.cluster_ips.remove(key.address);
+        }
+    }
+
+    /// Rows that the claims add.
+    pub(super) fn new_rows(&self, claims: &Claims<A>) -> u32 {
+        let cluster_ips = claims.keys.iter().filter(|(_, kind)| *kind == Kind::ClusterIp);
+        let blocks = self.cluster_ips.new_rows(cluster_ips.map(|(key, _)| key.address));
+        claims.new_frontends + blocks
     }
 
     /// Frontends change owners as claimed. Returns the services that waited for one just released.
@@ -154,7 +186,7 @@ impl<A: PerFamily> Tables<A> {
         let mut waiters = Vec::new();
         let had = old.ports.iter().flat_map(|port| &A::rows(port).frontends);
         for (key, _) in had.filter(|(key, _)| !claims.has(key)) {
-            self.owners.remove(key);
+            self.release(key);
             waiters.extend(self.waiting.get(key).into_iter().flatten().cloned());
         }
         for granted in claims.granted.iter().flatten() {
@@ -178,9 +210,6 @@ impl<A: PerFamily> Tables<A> {
 
 /// The frontend as people write it.
 pub(super) fn key_text<A: Address>(key: &FrontendKey<A>) -> String {
-    if key.protocol == 0 {
-        return IpAddr::to_string(&key.address.into());
-    }
     let place = SocketAddr::new(key.address.into(), key.port.get());
     let protocol = Protocol::from_number(key.protocol).map_or("?", Protocol::name);
     format!("{place}/{protocol}")

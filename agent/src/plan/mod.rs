@@ -3,14 +3,16 @@
 //! The [`Planner`] keeps a compact picture of the rows that are in the maps. Given what a Service
 //! [should look like](crate::model::desired), it first settles which frontends the Service gets
 //! ([`claim`]), then drafts the map writes that lead there ([`draft`]); if something does not fit,
-//! nothing of it happens. After a restart the picture is [recovered](recover) from the maps;
-//! maps of other sizes get the rows of the old ones first ([`transfer`]).
+//! nothing of it happens. Which addresses are ClusterIPs follows from the frontends
+//! ([`cluster_ips`]). After a restart the picture is [recovered](recover) from the maps; maps of
+//! other sizes get the rows of the old ones first ([`transfer`]).
 //!
 //! Between any two of the operations the maps are whole: every frontend leads to backends of its
 //! own service, to the old set or to the new one. What a reader in the kernel may still hold is
 //! given to somebody else only after [`GRACE`].
 
 mod claim;
+mod cluster_ips;
 mod draft;
 mod family;
 mod grace;
@@ -162,6 +164,16 @@ impl Planner {
         }
     }
 
+    /// The operations that say which addresses are ClusterIPs as such, as far as plans have changed
+    /// that since they were last asked for: a row is of many Services. From now on they are taken
+    /// for done. Until then a ClusterIP is refused, or not, as it was before.
+    pub fn plan_cluster_ips(&mut self) -> Vec<Op> {
+        let v4 = self.v4.cluster_ips.changes().into_iter();
+        let v4 = v4.map(|(key, row)| Op::FrontendV4(key, row));
+        let v6 = self.v6.cluster_ips.changes().into_iter();
+        v4.chain(v6.map(|(key, row)| Op::FrontendV6(key, row))).collect()
+    }
+
     /// The service has these ports from now on.
     fn commit(
         &mut self,
@@ -231,10 +243,11 @@ fn check_frontends<A: PerFamily>(
     tables: &Tables<A>,
     claims: &Claims<A>,
 ) -> Result<(), Shortage> {
-    let used = u32::try_from(tables.len()).unwrap_or(u32::MAX);
+    let used = u32::try_from(tables.rows()).unwrap_or(u32::MAX);
     let free = capacity.frontends.saturating_sub(used);
-    if claims.new_rows <= free {
+    let needed = tables.new_rows(claims);
+    if needed <= free {
         return Ok(());
     }
-    Err(Shortage { map: A::FRONTENDS, needed: claims.new_rows, free })
+    Err(Shortage { map: A::FRONTENDS, needed, free })
 }

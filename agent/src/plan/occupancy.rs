@@ -17,7 +17,7 @@ pub struct Occupancy {
     pub service_ports: u32,
     /// The first service id that no port ever had: above it there are no counts.
     pub service_ids_end: u32,
-    /// Rows of `frontends_v4` and `frontends_v6`.
+    /// Frontends of IPv4 and of IPv6.
     pub frontends: [u32; 2],
     /// Backends that are not gone, of IPv4 and of IPv6.
     pub backends: [u32; 2],
@@ -53,7 +53,7 @@ impl Planner {
             taken(Map::SourcesV4, capacity.sources, pools.sources_v4.free()),
             taken(Map::SourcesV6, capacity.sources, pools.sources_v6.free()),
         ];
-        let frontends = [rows(self.v4.len()), rows(self.v6.len())];
+        let frontends = [rows(self.v4.rows()), rows(self.v6.rows())];
         let room = |map: Map, used, size| MapRoom { name: map.name(), used, size };
         Occupancy {
             maps: vec![
@@ -68,7 +68,7 @@ impl Planner {
             services: rows(self.services.len()),
             service_ports: rows(self.ports),
             service_ids_end: pools.services.next(),
-            frontends,
+            frontends: [rows(self.v4.frontends()), rows(self.v6.frontends())],
             backends,
         }
     }

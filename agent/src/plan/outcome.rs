@@ -48,13 +48,6 @@ impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { frontend, wanted_as, owner, owned_as } = self;
         let (wanted_as, owned_as) = (wanted_as.name(), owned_as.name());
-        if self.wanted_as == Kind::Address {
-            return write!(
-                f,
-                "{frontend} is the ClusterIP of Service {owner} too: what is sent to ports that \
-                 neither has is counted as that one's; give one of the two another ClusterIP"
-            );
-        }
         write!(
             f,
             "{frontend} ({wanted_as}) is not served: it is the {owned_as} of Service {owner}; \

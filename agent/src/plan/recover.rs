@@ -148,15 +148,14 @@ impl Recovery {
             .values()
             .flat_map(|(_, port)| A::rows(port).backends.iter().map(|row| (row.id, port.id)))
             .collect();
+        let (blocks, rows): (Vec<_>, Vec<_>) =
+            rows.into_iter().partition(|(key, _)| key.is_block());
         for (key, mut row) in rows {
             let owner = self.ports.get(&row.service);
             let fits = owner.is_some_and(|(_, port)| {
                 key.pad == 0
-                    && match row.kind() {
-                        None => false,
-                        Some(Kind::Address) => key.port.get() == 0 && key.protocol == 0,
-                        Some(_) => port.protocol as u8 == key.protocol,
-                    }
+                    && row.kind().is_some_and(|kind| kind != Kind::ClusterIps)
+                    && port.protocol as u8 == key.protocol
             });
             if !fits {
                 self.frontend_repairs.push(A::frontend_op(key, None));
@@ -178,6 +177,9 @@ impl Recovery {
             }
         }
         self.recognise_blocks::<A>();
+        let cluster_ips = &mut A::tables(&mut self.planner).cluster_ips;
+        let repairs = cluster_ips.recover(blocks).into_iter();
+        self.frontend_repairs.extend(repairs.map(|(key, row)| A::frontend_op(key, row)));
     }
 
     /// Source ranges go to their ports.

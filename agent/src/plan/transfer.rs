@@ -3,7 +3,7 @@
 //! Ids, generations and places stay, so that whoever remembers them (flows, sockets, affinity)
 //! remembers the same.
 
-use millrace_common::frontend::Frontend;
+use millrace_common::frontend::{Frontend, Kind};
 
 use super::op::{Capacity, Op, Snapshot};
 
@@ -48,10 +48,11 @@ impl Snapshot {
         ops
     }
 
-    /// The rows of all frontends.
+    /// The rows of all frontends; what has no lists is none.
     fn rows(&self) -> impl Iterator<Item = &Frontend> {
         let v4 = self.frontends_v4.iter().map(|(_, row)| row);
-        v4.chain(self.frontends_v6.iter().map(|(_, row)| row))
+        let all = v4.chain(self.frontends_v6.iter().map(|(_, row)| row));
+        all.filter(|row| row.kind() != Some(Kind::ClusterIps))
     }
 }
 

@@ -6,11 +6,10 @@ use super::network::Family;
 use super::rewrite::{Change, now_secs, replace_address};
 use super::tables::Tables;
 use super::transport::Packet;
-use crate::address::{Be16, Family as Version};
+use crate::address::Family as Version;
 use crate::counters::Counter;
 use crate::flow::side;
 use crate::fragment::{FRAGMENT_SECS, Fragment, FragmentKey};
-use crate::frontend::FrontendKey;
 
 /// The first fragment is about to be changed: have the others follow.
 #[inline(never)]
@@ -68,7 +67,7 @@ fn is_ours<A: Family, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) -> bool {
     let destination = packet.key.destination;
     packet.key.side == side::INGRESS
         && (s.node().is_some_and(|row| S::of_node(row).address == destination)
-            || s.frontend(&FrontendKey::new(destination, Be16::new(0), 0)).is_some())
+            || s.has_cluster_ip(destination))
 }
 
 /// IPv6 tells datagrams apart without the protocol (RFC 8200 section 4.5), and a later fragment may

@@ -410,9 +410,7 @@ fn look_closer<A: Answer, S: Frame + Tables<A>>(s: &S, address: A) -> Fate {
         return Fate::Pass;
     }
     let family = S::of_node(row);
-    if family.service_hull.contains(address)
-        && s.frontend(&FrontendKey::new(address, Be16::new(0), 0)).is_some()
-    {
+    if family.service_hull.contains(address) && s.has_cluster_ip(address) {
         return Fate::Reject;
     }
     if family.service_cidrs.iter().any(|cidr| cidr.contains(address)) {

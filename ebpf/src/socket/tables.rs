@@ -166,6 +166,6 @@ impl<A: Rows> Sockets<A> for Kernel<'_> {
     fn is_cluster_ip(&self, address: A) -> bool {
         maps::NODE.get(0).is_some_and(|row| {
             row.flags & node::KNOWN != 0 && A::of_node(row).service_hull.contains(address)
-        }) && A::frontend(&FrontendKey::new(address, Be16::new(0), 0)).is_some()
+        }) && self.has_cluster_ip(address)
     }
 }

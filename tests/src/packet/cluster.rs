@@ -292,10 +292,8 @@ fn add<A: Host>(node: &mut Node, port: &Port) {
 /// What belongs to no port: the ClusterIP as such, source ranges.
 fn finish<A: Host>(node: &mut Node) {
     let rows = A::rows_mut(node);
-    let key = FrontendKey::new(A::of(CLUSTER_IP), Be16::new(0), 0);
-    let check = key.check();
-    let whole = Frontend { flags: Kind::Address.bits(), check, ..Frontend::default() };
-    rows.frontends.insert(key, whole);
+    let (key, place) = FrontendKey::of_block(A::of(CLUSTER_IP));
+    rows.frontends.insert(key, Frontend::of_block(&key, 1 << place));
     let range = prefix::<A>(OUTSIDE, 24);
     rows.source_ranges.insert(SourceKey::new(number::<A>(RANGES.id), range.address, A::bits(24)));
 }

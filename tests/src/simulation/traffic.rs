@@ -10,7 +10,7 @@ use millrace_common::address::{Be16, V4, V6};
 use millrace_common::affinity::Client;
 use millrace_common::frontend::FrontendKey;
 use millrace_common::packet::frame::Verdict;
-use millrace_common::select::{Decision, Sockets, select};
+use millrace_common::select::{Decision, Sockets, Tables as _, select};
 
 use super::{Simulation, device};
 use crate::lab::{Family, address};
@@ -402,6 +402,6 @@ impl<A: InNode> Sockets<A> for At<'_, Socket> {
         self.subject.is_node
     }
     fn is_cluster_ip(&self, address: A) -> bool {
-        A::rows(self.node).frontends.contains_key(&FrontendKey::new(address, Be16::new(0), 0))
+        self.has_cluster_ip(address)
     }
 }

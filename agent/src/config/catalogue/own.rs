@@ -95,8 +95,14 @@ pub(super) const FIELDS: &[Field] = &[
     .flags(&[overrides("--max-backends")]),
     field("maxSlots", ROWS, "", "places in lists of backends there is room for")
         .flags(&[overrides("--max-slots")]),
-    field("maxFrontends", ROWS, "", "frontends (address and port) there is room for, per family")
-        .flags(&[overrides("--max-frontends")]),
+    field(
+        "maxFrontends",
+        ROWS,
+        "",
+        "frontends (address and port) there is room for, per family; 128 neighbouring ClusterIPs \
+         take one more",
+    )
+    .flags(&[overrides("--max-frontends")]),
     field(
         "maxSourceRanges",
         ROWS,

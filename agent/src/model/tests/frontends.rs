@@ -253,7 +253,6 @@ fn one_address_of_several_kinds_is_one_frontend() {
     let status = json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.1"}]}});
     apply(&mut model, [node("", &["192.0.2.1"]), service_with("svc", spec, status, json!({}))]);
     let expected = [
-        "Address 10.96.0.1:0",
         "ClusterIP 10.96.0.1:80",
         "LoadBalancer 198.51.100.1:80",
         "NodePort 0.0.0.0:80",

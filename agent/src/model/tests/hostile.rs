@@ -266,9 +266,9 @@ fn special_addresses_are_neither_frontends_nor_endpoints() {
     model.apply(service_with("svc", spec, status, json!({})));
     model.apply(slice_of("svc", &special));
     let port = &model.desired(&name("svc")).ports[0];
-    let kinds = |kind| kind != FrontendKind::ClusterIp && kind != FrontendKind::Address;
-    assert!(!port.v4.frontends.iter().any(|frontend| kinds(frontend.kind)));
-    assert!(!port.v6.frontends.iter().any(|frontend| kinds(frontend.kind)));
+    let is_other = |kind| kind != FrontendKind::ClusterIp;
+    assert!(!port.v4.frontends.iter().any(|frontend| is_other(frontend.kind)));
+    assert!(!port.v6.frontends.iter().any(|frontend| is_other(frontend.kind)));
     assert!(port.v4.cluster.is_empty() && port.v6.cluster.is_empty());
     assert!(!model.conditions().is_empty());
 }

@@ -1,4 +1,4 @@
-//! ClusterIPs as such, the hull around them, and ServiceCIDRs.
+//! The hull around ClusterIPs, and ServiceCIDRs.
 
 use millrace_common::node::{Prefix, SERVICE_CIDRS};
 use serde_json::{Value, json};
@@ -41,39 +41,6 @@ fn synced() -> Model {
     }
     model.apply(node("", &[]));
     model
-}
-
-#[test]
-fn every_cluster_ip_has_one_row_that_refuses_whatever_endpoints_there_are() {
-    let mut model = model();
-    let ports = json!([{"name": "a", "port": 80}, {"name": "b", "port": 81, "protocol": "UDP"}]);
-    let spec = json!({
-        "clusterIPs": ["10.96.0.1", "fd00::1"], "ipFamilies": ["IPv4", "IPv6"], "ports": ports,
-        "sessionAffinity": "ClientIP", "internalTrafficPolicy": "Local",
-    });
-    let endpoint = json!({"addresses": ["10.0.0.1"], "nodeName": "elsewhere"});
-    apply(&mut model, [service("svc", spec), slice("a", json!([endpoint]))]);
-    let desired = desired(&model);
-    let as_such: Vec<_> = desired
-        .ports
-        .iter()
-        .flat_map(|port| port.v4.frontends.iter())
-        .filter(|frontend| frontend.kind == FrontendKind::Address)
-        .collect();
-    let [row] = as_such[..] else { panic!("{as_such:?}") };
-    assert_eq!((row.near, row.far), (List::Nobody, List::Nobody));
-    assert_eq!(row.flags, FrontendKind::Address.bits(), "no drop, no policy, no affinity");
-    assert_eq!((row.key.port.get(), row.key.protocol), (0, 0));
-    let v6 = desired.ports.iter().flat_map(|port| port.v6.frontends.iter());
-    assert_eq!(v6.filter(|frontend| frontend.kind == FrontendKind::Address).count(), 1);
-    assert!(desired.ports[0].v4.cluster.is_empty(), "it does not make the Service external");
-}
-
-#[test]
-fn a_service_without_ports_has_no_address_row() {
-    let mut model = model();
-    model.apply(service("svc", json!({"ports": []})));
-    assert!(desired(&model).ports.is_empty());
 }
 
 #[test]

@@ -11,7 +11,7 @@ fn tight(map: Map) -> Capacity {
         Map::Backends => capacity.backends = 4,
         Map::Slots => capacity.slots = 3,
         Map::SourcesV4 | Map::SourcesV6 => capacity.sources = 3,
-        Map::FrontendsV4 | Map::FrontendsV6 => capacity.frontends = 1,
+        Map::FrontendsV4 | Map::FrontendsV6 => capacity.frontends = 2,
     }
     capacity
 }
@@ -34,7 +34,7 @@ fn a_service_that_does_not_fit_is_refused_whole_and_told_why() {
         ),
         (
             Map::FrontendsV4,
-            "it needs 1 more rows of map frontends_v4, which has 0 of 1 free; raise \
+            "it needs 1 more rows of map frontends_v4, which has 0 of 2 free; raise \
              --max-frontends",
         ),
     ];

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use millrace_common::address::{Address, V4, V6};
 use millrace_common::backend::{Backend, state};
-use millrace_common::frontend::{Frontend, FrontendKey, SlotRange, flags};
+use millrace_common::frontend::{Frontend, FrontendKey, Kind, SlotRange, flags};
 use millrace_common::node::{SERVICE_BITS, SourceKey};
 use millrace_common::service::ServiceRow;
 
@@ -164,13 +164,19 @@ impl Maps {
     fn check_slots_unused(&self, op: &Op) {
         let Op::Slots(first, ids) = op else { return };
         let end = first + u32::try_from(ids.len()).unwrap();
-        let v4 = self.v4.frontends.values();
-        for row in v4.chain(self.v6.frontends.values()) {
+        let v4 = self.v4.dialled().map(|(_, row)| row);
+        for row in v4.chain(self.v6.dialled().map(|(_, row)| row)) {
             for range in [row.near, row.far] {
                 let apart = range.first >= end || range.first + range.count <= *first;
                 assert!(range.count == 0 || apart, "{op:?} rewrites {range:?}");
             }
         }
+    }
+
+    /// Those addresses are ClusterIPs as such that have a frontend of that kind.
+    pub(crate) fn check_cluster_ips(&self) {
+        assert_eq!(self.v4.cluster_ips(), self.v4.with_cluster_ip_frontend());
+        assert_eq!(self.v6.cluster_ips(), self.v6.with_cluster_ip_frontend());
     }
 
     /// What every frontend answers; panics if a row leads astray.
@@ -219,6 +225,36 @@ impl<A: TestFamily> Family<A> {
         Self { backends: BTreeMap::new(), frontends: BTreeMap::new(), sources: BTreeSet::new() }
     }
 
+    /// Frontends that somebody can dial.
+    fn dialled(&self) -> impl Iterator<Item = (&FrontendKey<A>, &Frontend)> {
+        self.frontends.iter().filter(|(key, _)| !key.is_block())
+    }
+
+    /// ClusterIPs as the rows of blocks have them.
+    pub(crate) fn cluster_ips(&self) -> BTreeSet<A> {
+        let blocks = self.frontends.iter().filter(|(key, _)| key.is_block());
+        let of_block = |(key, row): (&FrontendKey<A>, &Frontend)| {
+            assert_eq!((row.kind(), row.check), (Some(Kind::ClusterIps), key.check()));
+            let (first, row) = (key.address, *row);
+            let addresses = (0..=u8::MAX).map(A::address);
+            addresses.filter(move |address| {
+                let (block, place) = address.in_block();
+                block == first && row.has_cluster_ip(place)
+            })
+        };
+        let found: BTreeSet<A> = blocks.clone().flat_map(of_block).collect();
+        let bits =
+            blocks.map(|(_, row)| [row.near.first, row.near.count, row.far.first, row.far.count]);
+        let bits = bits.flatten().map(|word| word.count_ones() as usize).sum::<usize>();
+        assert_eq!(bits, found.len(), "a bit of an address that nobody has, or twice");
+        found
+    }
+
+    fn with_cluster_ip_frontend(&self) -> BTreeSet<A> {
+        let frontends = self.dialled().filter(|(_, row)| row.kind() == Some(Kind::ClusterIp));
+        frontends.map(|(key, _)| key.address).collect()
+    }
+
     fn set_source(&mut self, key: SourceKey<A>, allowed: bool, capacity: Capacity) {
         if allowed {
             assert!(self.sources.insert(key), "{key:?} is there already");
@@ -236,7 +272,7 @@ impl<A: TestFamily> Family<A> {
             *admitted.contained.entry(ranges).or_default() |=
                 clients.fold(0, |all, n| all | 1 << n);
         }
-        for (key, row) in &self.frontends {
+        for (key, row) in self.dialled() {
             let ranges = (row.service, is_v4);
             let is_limited = row.has(flags::SOURCE_RANGES);
             let may = if is_limited { admitted.contained(ranges) } else { u32::MAX };
@@ -271,7 +307,7 @@ impl<A: TestFamily> Family<A> {
             let service = u32::from_be_bytes(key.net.service);
             assert!(maps.services.contains_key(&service), "{key:?} is of no service");
         }
-        for (key, row) in &self.frontends {
+        for (key, row) in self.dialled() {
             let service = maps.services.get(&row.service);
             let service = service.unwrap_or_else(|| panic!("{key:?} is of no service"));
             let answer = Answer {

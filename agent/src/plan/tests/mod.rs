@@ -1,6 +1,7 @@
 //! The planner against maps in memory.
 
 mod capacity;
+mod cluster_ips;
 mod conflicts;
 pub(crate) mod maps;
 mod order;
@@ -45,7 +46,16 @@ impl Bench {
     fn plan(&mut self, desired: &Desired) -> Planned {
         let planned = self.planner.plan(desired, self.now).unwrap();
         self.maps.run(&planned.ops);
+        self.plan_cluster_ips();
         planned
+    }
+
+    /// The same for ClusterIPs as such. Returns the operations.
+    fn plan_cluster_ips(&mut self) -> Vec<Op> {
+        let ops = self.planner.plan_cluster_ips();
+        self.maps.run(&ops);
+        self.maps.check_cluster_ips();
+        ops
     }
 
     /// What the maps answer, and to whom.
@@ -103,18 +113,6 @@ fn frontend<A: TestFamily>(n: u8, kind: Kind, far: List) -> DesiredFrontend<A> {
         flags |= flags::FAR_LOCAL;
     }
     DesiredFrontend { key, kind, near, far, flags, affinity_secs: 0 }
-}
-
-/// ClusterIP number N as such.
-fn address(n: u8) -> DesiredFrontend<V4> {
-    DesiredFrontend {
-        key: FrontendKey::new(V4::address(n), Be16::new(0), 0),
-        kind: Kind::Address,
-        near: List::Nobody,
-        far: List::Nobody,
-        flags: Kind::Address.bits(),
-        affinity_secs: 0,
-    }
 }
 
 fn port(name: &str) -> DesiredPort {

@@ -8,8 +8,8 @@ use crate::source::{Event, Kind, Object, labels, slim};
 const SERVICES: u32 = 20_000;
 const ENDPOINTS: u32 = 3;
 const CHANGED: u32 = 12_345;
-/// Traffic, name, slots, and the frontends of the port and of the ClusterIP as such.
-const OTHER_OPS: u32 = 5;
+/// Traffic, name, slots, and the port's frontend.
+const OTHER_OPS: u32 = 4;
 
 fn service(index: u32) -> Event {
     let address = Ipv4Addr::from(0x0a60_0001 + index).to_string();

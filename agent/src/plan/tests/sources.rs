@@ -1,4 +1,4 @@
-//! Source ranges, ClusterIPs as such, and counts: rows beside those that lead to backends.
+//! Source ranges: rows beside those that lead to backends.
 
 use std::collections::BTreeSet;
 
@@ -90,45 +90,4 @@ fn ranges_of_no_service_are_taken_away_at_a_start() {
     bench.planner = planner;
     assert!(bench.plan(&limited("a", &[4])).ops.is_empty());
     assert_eq!(bench.planner.pools.sources_v4.free(), ROOMY.sources - 1);
-}
-
-/// A Service at ClusterIP number `n` with a port of that name.
-fn at(service: &str, n: u8, port_number: u16) -> Desired {
-    let mut desired = simple(service, n, &[n]);
-    let frontends = &mut desired.ports[0].v4.frontends;
-    frontends[0].key.port = Be16::new(port_number);
-    frontends.push(address(n));
-    desired
-}
-
-#[test]
-fn an_address_leads_nowhere_and_moves_with_the_first_port() {
-    let mut bench = Bench::new(ROOMY);
-    bench.plan(&at("a", 1, 80));
-    let answer = &bench.maps.answers()[&(ip(1), 0, 0)];
-    assert!(answer.near.is_empty() && answer.far.is_empty());
-    let mut two = at("a", 1, 80);
-    two.ports.insert(0, port("new"));
-    two.ports[0].v4.frontends = vec![two.ports[1].v4.frontends.pop().unwrap()];
-    let planned = bench.plan(&two);
-    assert_eq!(verbs(&planned), ["zero", "name", "flip"]);
-    assert_eq!(bench.maps.answers()[&(ip(1), 0, 0)].service, "ns/a:new");
-    let (planner, repairs) = Planner::recover(ROOMY, bench.maps.snapshot());
-    assert_eq!(repairs, []);
-    bench.planner = planner;
-    assert!(bench.plan(&two).ops.is_empty());
-}
-
-#[test]
-fn two_services_with_one_cluster_ip_and_other_ports_are_both_served_and_told() {
-    let mut bench = Bench::new(ROOMY);
-    bench.plan(&at("a", 1, 80));
-    let planned = bench.plan(&at("b", 1, 81));
-    let expected = "10.0.0.1 is the ClusterIP of Service ns/a too: what is sent to ports that \
-                    neither has is counted as that one's; give one of the two another ClusterIP";
-    assert_eq!(planned.conflicts.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected]);
-    assert_eq!(bench.maps.answers()[&(ip(1), 81, 6)].near.len(), 1);
-    assert_eq!(bench.plan(&Desired::absent(name("a"))).retry, [name("b")]);
-    assert_eq!(verbs(&bench.plan(&at("b", 1, 81))), ["flip"]);
-    assert_eq!(bench.maps.answers()[&(ip(1), 0, 0)].service, "ns/b:");
 }

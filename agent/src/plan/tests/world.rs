@@ -119,11 +119,7 @@ impl Step {
             port
         };
         let service = ["a", "b", "c", "d"][usize::from(self.service)];
-        let mut ports: Vec<DesiredPort> = self.ports.iter().map(port).collect();
-        if let Some(first) = ports.first_mut() {
-            first.v4.frontends.push(address(10 + self.service * 2));
-        }
-        with_ports(service, ports)
+        with_ports(service, self.ports.iter().map(port).collect())
     }
 }
 
