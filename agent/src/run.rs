@@ -441,7 +441,10 @@ impl Agent {
 
     /// The programs behind the hooks use the new maps: give those their names. Sockets that are to
     /// be left alone were served until now.
-    fn programs_are_attached(&self) -> Result<()> {
+    fn programs_are_attached(&mut self) -> Result<()> {
+        if let Err(error) = self.object.catch_up() {
+            tracing::warn!("flows that began a moment ago are forgotten: {error:#}");
+        }
         if self.pins.new_maps().exists() {
             self.pins.promote_new_maps().context("put the new maps in force")?;
         }

@@ -15,7 +15,8 @@
 
 /// Version of the row layouts; part of the pin path, so two layouts never meet in one map.
 ///
-/// Raise it with every change of a row's size, order or meaning.
+/// Raise it with every change of a row's size, order or meaning, and name it as that of the map's
+/// last change (`bpf::store::MAPS` of the agent).
 pub const ABI_VERSION: u32 = 8;
 
 pub mod address;

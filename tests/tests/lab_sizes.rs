@@ -1,9 +1,12 @@
-//! The maps get other sizes from one start to the next: nothing that was remembered begins anew.
+//! The maps get other sizes, or another layout, from one start to the next: nothing that was
+//! remembered begins anew.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
+use millrace::bpf::pins::Pins;
+use millrace_common::ABI_VERSION;
 use millrace_tests::agent::{Agent, Source};
 use millrace_tests::lab::{Builder, Lab, Place};
 use millrace_tests::load::{EVERY_KIND, Loads};
@@ -42,6 +45,17 @@ fn start(world: &World, sizes: &[&str]) -> Result<Agent> {
 /// are led there.)
 fn clients(world: &World) -> [Place; 2] {
     [Place::clone(world.lab.pod("n1", "client")), world.lab.pod("n1", "guest").as_vm()]
+}
+
+/// Every kind of client dials the first Service.
+fn loads(world: &World) -> Result<Loads> {
+    let mut loads = Loads::new();
+    for &family in world.lab.families() {
+        for place in clients(world) {
+            loads.add(&place, &EVERY_KIND, cluster_ip(family, 1))?;
+        }
+    }
+    Ok(loads)
 }
 
 /// What must not be forgotten.
@@ -108,38 +122,39 @@ fn size(agent: &Agent, name: &str) -> Result<u64> {
     map["size"].as_u64().with_context(|| format!("{map}"))
 }
 
-/// Larger and smaller while every kind of client dials, and after a kill.
-#[test]
-fn the_maps_change_their_sizes_under_traffic() -> Result<()> {
+/// Flags for the sizes of some maps, slots first.
+type Sizes = [&'static str; 3];
+
+const MANY: Sizes = ["--max-slots=9000", "--max-frontends=3000", "--max-services=3000"];
+const FEW_SLOTS: Sizes = ["--max-slots=100", "--max-frontends=2000", "--max-services=2000"];
+const FEW_SERVICES: Sizes = ["--max-slots=9000", "--max-frontends=300", "--max-services=30"];
+
+/// Started with these sizes one after the other, the second time after a kill, while every kind of
+/// client dials; `meanwhile` comes before each start.
+fn started_again_under_traffic(
+    sizes: [Sizes; 3],
+    meanwhile: impl Fn(&World) -> Result<()>,
+) -> Result<()> {
     let world = world()?;
     let same = ["--max-backends=2000", "--max-flows=200000", "--max-half-open=20000"];
     let sources = ["--max-source-ranges=100"];
     let mut agent = start(&world, &[&same[..], &sources].concat())?;
     let mut remembered = Remembered::of(&world)?;
-    let mut loads = Loads::new();
-    for &family in world.lab.families() {
-        for place in clients(&world) {
-            loads.add(&place, &EVERY_KIND, cluster_ip(family, 1))?;
-        }
-    }
-    let sizes = [
-        (["--max-slots=100", "--max-frontends=2000", "--max-services=2000"], 100),
-        (["--max-slots=9000", "--max-frontends=300", "--max-services=30"], 9000),
-        (["--max-slots=9000", "--max-frontends=3000", "--max-services=3000"], 9000),
-    ];
-    for (round, (flags, slots)) in sizes.into_iter().enumerate() {
-        if round == 1 {
+    let loads = loads(&world)?;
+    for (index, flags) in (3..).zip(sizes) {
+        if index == 4 {
             agent.kill()?;
         } else {
             agent.stop()?;
         }
+        meanwhile(&world)?;
         agent = start(&world, &[&flags[..], &same].concat())?;
         let log = agent.run_log()?;
         ensure!(log.contains("took over what is in the pinned maps"), "{log}");
-        ensure!(size(&agent, "slots")? == slots, "{flags:?}");
+        let slots = format!("--max-slots={}", size(&agent, "slots")?);
+        ensure!(flags.contains(&slots.as_str()), "{slots}, not {flags:?}");
         remembered.is_kept().with_context(|| format!("{flags:?}"))?;
         // What comes now is written to the new maps.
-        let index = 3 + u16::try_from(round)?;
         world.service(&format!("new-{index}"), index, &["n1/b"], |service| service)?;
         for &family in world.lab.families() {
             for place in clients(&world) {
@@ -149,10 +164,33 @@ fn the_maps_change_their_sizes_under_traffic() -> Result<()> {
         }
     }
     loads.stop(&world.lab)?;
+    old_maps_are_gone(&world)
+}
+
+fn old_maps_are_gone(world: &World) -> Result<()> {
     let left = world.lab.node("n1").bpffs().join("millrace");
     let names: BTreeSet<_> = std::fs::read_dir(left)?.flatten().map(|e| e.file_name()).collect();
     ensure!(names.len() == 2, "old maps are gone: {names:?}");
     Ok(())
+}
+
+/// What is pinned passes for what an earlier version of the layout has left.
+fn grow_older(world: &World, version: u32) -> Result<()> {
+    let pins = Pins::new(world.lab.node("n1").bpffs());
+    std::fs::rename(pins.maps(), pins.maps_of(version)).context("rename the maps' directory")
+}
+
+#[test]
+fn the_maps_change_their_sizes_under_traffic() -> Result<()> {
+    started_again_under_traffic([FEW_SLOTS, FEW_SERVICES, MANY], |_| Ok(()))
+}
+
+/// To the same sizes and to others. (Of the rows that the version before has differently, none is
+/// looked at.)
+#[test]
+fn an_upgrade_takes_over_what_the_version_before_has_left() -> Result<()> {
+    let older = |world: &World| grow_older(world, ABI_VERSION - 1);
+    started_again_under_traffic([MANY, MANY, FEW_SERVICES], older)
 }
 
 /// Raised because they were nearly full, or lowered again: flows move to the new tables.
@@ -176,7 +214,7 @@ fn the_tables_of_flows_change_their_sizes() -> Result<()> {
 }
 
 /// What cannot be taken over is numbered anew, as in a first start, and served as before.
-fn made_anew(sizes: &[&str], reason: &str) -> Result<()> {
+fn made_anew(sizes: &[&str], meanwhile: impl Fn(&World) -> Result<()>, reason: &str) -> Result<()> {
     let world = World::without_agents(one_node(), &[])?;
     let mut agent = start(&world, SMALL_MAPS)?;
     let early: Vec<_> = (2..12_u16)
@@ -194,6 +232,7 @@ fn made_anew(sizes: &[&str], reason: &str) -> Result<()> {
         loads.add(client, &EVERY_KIND, cluster_ip(family, 1))?;
     }
     agent.stop()?;
+    meanwhile(&world)?;
     let agent = start(&world, sizes)?;
     let log = agent.run_log()?;
     ensure!(log.contains(reason), "{log}");
@@ -208,10 +247,18 @@ fn made_anew(sizes: &[&str], reason: &str) -> Result<()> {
 #[test]
 fn maps_too_small_for_the_ids_in_use_are_made_anew() -> Result<()> {
     let sizes = ["--max-services=12", "--max-backends=2000"];
-    made_anew(&sizes, "the services in use would need a size of")
+    made_anew(&sizes, |_| Ok(()), "the services in use would need a size of")
 }
 
 #[test]
 fn another_number_of_backends_numbers_them_anew() -> Result<()> {
-    made_anew(&["--max-backends=4000"], "the ids of backends depend on how many there may be")
+    let reason = "the ids of backends depend on how many there may be";
+    made_anew(&["--max-backends=4000"], |_| Ok(()), reason)
+}
+
+/// The names of service ports were written otherwise then.
+#[test]
+fn an_upgrade_from_long_ago_begins_anew() -> Result<()> {
+    let reason = "the rows of services are others than they were";
+    made_anew(SMALL_MAPS, |world| grow_older(world, 5), reason)
 }

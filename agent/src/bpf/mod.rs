@@ -24,8 +24,9 @@ pub mod object;
 pub mod packet;
 pub mod pins;
 pub mod readings;
-mod resize;
+
 pub mod store;
 pub mod sys;
 pub mod tcx;
+mod transfer;
 mod window;

@@ -1,7 +1,6 @@
 //! Loading the programs: with the maps that are pinned if they fit, else with new ones.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +11,7 @@ use aya::programs::{
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_obj::generated::bpf_attach_type;
 
+use millrace_common::ABI_VERSION;
 use millrace_common::backend::BackendPair;
 use millrace_common::row::Pair;
 use millrace_common::service::ServiceKey;
@@ -20,9 +20,9 @@ use super::flows::FlowStore;
 use super::node_maps::NodeMaps;
 use super::pins::Pins;
 use super::readings::MapReadings;
-use super::resize::{Shapes, Transfer};
-use super::store::{MAP_NAMES, MapError, Store};
-use super::sys::{self, MapShape};
+use super::store::{MAPS, MapError, Store};
+use super::sys::MapShape;
+use super::transfer::{Shapes, Transfer, present_shapes};
 use crate::plan::op::Capacity;
 
 /// The BPF object, built by `cargo xtask build`.
@@ -118,6 +118,8 @@ pub struct Object {
     pub store: Store,
     /// Whether the maps were there before: the kernel has been serving from them.
     pub adopted: bool,
+    /// Where new maps have what is in them from.
+    transfer: Option<Transfer>,
     /// Swift programs that the kernel refused; the plain ones do their work.
     pub refused: Vec<&'static str>,
 }
@@ -140,6 +142,11 @@ impl Object {
         NodeMaps::open(&self.directory)
     }
 
+    /// The programs are those behind the hooks: take over what the ones before have written since.
+    pub fn catch_up(&mut self) -> Result<()> {
+        self.transfer.take().map_or(Ok(()), |transfer| transfer.copy_flows(&self.directory))
+    }
+
     /// The maps once more, for whoever reads them beside the loop.
     pub fn readings(&self) -> Result<MapReadings, MapError> {
         MapReadings::open(&self.directory)
@@ -152,31 +159,42 @@ impl Object {
 
     /// Load everything. Maps already pinned are used again if they have the shape that the settings
     /// ask for; else new ones are made beside the old ones, which stay in force until
-    /// [`Pins::promote_new_maps`], and take over what is in them, if that can be.
+    /// [`Pins::promote_new_maps`], and take over what is in them, if that can be. So do the first
+    /// maps of this version's layout what is in those of the version before.
     pub fn load(pins: &Pins, settings: &Settings) -> Result<Self> {
         pins.prepare().with_context(|| format!("prepare {}", pins.root().display()))?;
-        let present = present_shapes(pins)?;
+        let present = present_shapes(pins, ABI_VERSION)?;
         let wanted = wanted_shapes(settings)?;
-        let adopted = present == wanted;
-        if present.is_empty() || adopted {
-            return Self::load_in(&pins.maps(), pins, settings, adopted);
+        if present == wanted {
+            return Self::load_in(&pins.maps(), pins, settings, true);
         }
-        let differences = differences(&present, &wanted);
-        let resized = Transfer::prepare(pins, &present, &wanted, &settings.capacity)
-            .and_then(|transfer| Self::resize(pins, settings, &transfer));
-        match &resized {
-            Ok(_) => {
-                tracing::info!(differences, "took over what is in the pinned maps");
-                return resized;
-            }
-            Err(why) => tracing::warn!(
-                differences,
-                "pinned maps do not have the configured shape, and new ones cannot take over what \
-                 is in them: {why:#}; building new ones beside them: flows and what sockets \
-                 dialled are forgotten"
+        let capacity = &settings.capacity;
+        let (differences, transfer) = match pins.predecessor().context("look at the pins")? {
+            _ if !present.is_empty() => (
+                differences(&present, &wanted),
+                Transfer::of_other_sizes(pins, &present, &wanted, capacity),
             ),
+            Some(version) => (
+                format!("layout {version}, now {ABI_VERSION}"),
+                Transfer::of_older_layout(pins, version, &wanted, capacity),
+            ),
+            None => return Self::load_in(&pins.maps(), pins, settings, false),
+        };
+        match transfer.and_then(|transfer| Self::take_over(pins, settings, transfer)) {
+            Ok(object) => {
+                tracing::info!(differences, "took over what is in the pinned maps");
+                Ok(object)
+            }
+            Err(why) => {
+                tracing::warn!(
+                    differences,
+                    "pinned maps do not have the shape that is asked for, and new ones cannot take \
+                     over what is in them: {why:#}; building new ones beside them: flows and what \
+                     sockets dialled are forgotten"
+                );
+                Self::load_in(&pins.new_maps(), pins, settings, false)
+            }
         }
-        Self::load_in(&pins.new_maps(), pins, settings, false)
     }
 
     /// As [`Object::load`], with the maps of one directory, which are made if they are not there.
@@ -186,7 +204,8 @@ impl Object {
         let loaded = load_programs(directory, settings).and_then(|programs| {
             let store = Store::open(directory, settings.capacity)?;
             let Programs { loaded, refused } = programs;
-            Ok(Self { programs: loaded, directory: directory.into(), store, adopted, refused })
+            let directory = directory.into();
+            Ok(Self { programs: loaded, directory, store, adopted, transfer: None, refused })
         });
         if loaded.is_err() && !adopted {
             pins.forget(directory);
@@ -195,14 +214,14 @@ impl Object {
     }
 
     /// The same with new maps that take over what is in those in force.
-    fn resize(pins: &Pins, settings: &Settings, from: &Transfer) -> Result<Self> {
+    fn take_over(pins: &Pins, settings: &Settings, mut from: Transfer) -> Result<Self> {
         let directory = pins.new_maps();
         std::fs::create_dir_all(&directory)
             .with_context(|| format!("create {}", directory.display()))?;
         let filled = from.share(pins, &directory).and_then(|()| {
             let mut object = Self::load_in(&directory, pins, settings, false)?;
-            from.fill(pins, &directory, &mut object.store)?;
-            Ok(Self { adopted: true, ..object })
+            from.fill(&directory, &mut object.store)?;
+            Ok(Self { adopted: from.is_complete(), transfer: Some(from), ..object })
         });
         if filled.is_err() {
             pins.forget(&directory);
@@ -211,25 +230,11 @@ impl Object {
     }
 }
 
-/// The shape of each of our maps that is pinned.
-fn present_shapes(pins: &Pins) -> Result<Shapes> {
-    let mut shapes = Shapes::new();
-    for name in MAP_NAMES {
-        let open = || -> io::Result<Option<MapShape>> {
-            pins.open_map(name)?.map(|map| sys::map_shape(map.as_fd())).transpose()
-        };
-        if let Some(shape) = open().with_context(|| format!("look at pinned map {name}"))? {
-            shapes.insert(name, shape);
-        }
-    }
-    Ok(shapes)
-}
-
 /// The shape each map should have, read from the object itself.
 fn wanted_shapes(settings: &Settings) -> Result<Shapes> {
     let object = aya_obj::Object::parse(OBJECT).context("parse the embedded BPF object")?;
     let mut shapes = Shapes::new();
-    for name in MAP_NAMES {
+    for (name, _) in MAPS {
         let map = object.maps.get(name).with_context(|| format!("the object has no map {name}"))?;
         shapes.insert(
             name,
@@ -276,7 +281,7 @@ fn load_programs(directory: &Path, settings: &Settings) -> Result<Programs> {
     let has_set_retval = u8::from(is_at_least(helper::SET_RETVAL));
     let has_coarse_clock = u8::from(is_at_least(helper::COARSE_CLOCK));
     let paths: Vec<(&str, PathBuf)> =
-        MAP_NAMES.iter().map(|name| (*name, directory.join(name))).collect();
+        MAPS.iter().map(|(name, _)| (*name, directory.join(name))).collect();
     let mut loader = EbpfLoader::new();
     loader.override_global("NODE_NETNS_COOKIE", &settings.node_netns_cookie, true);
     loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);

@@ -3,7 +3,7 @@
 //! ```text
 //! <bpffs>/millrace/             owned by one agent at a time (flock)
 //!   v<ABI>/<map>                maps; their layout is part of the path
-//!   v<ABI>-new/<map>            maps being filled for a change of size, then renamed
+//!   v<ABI>-new/<map>            maps being filled for another size or layout, then renamed
 //!   links/<program>             links; they outlive every change of programs and maps
 //!   links/tcx-<in|out>-<index>  links to devices
 //! ```
@@ -36,7 +36,23 @@ impl Pins {
 
     /// The maps in force.
     pub fn maps(&self) -> PathBuf {
-        self.root.join(format!("v{ABI_VERSION}"))
+        self.maps_of(ABI_VERSION)
+    }
+
+    /// The maps of another version of the layout.
+    pub fn maps_of(&self, version: u32) -> PathBuf {
+        self.root.join(format!("v{version}"))
+    }
+
+    /// The latest version before ours that has left maps.
+    pub fn predecessor(&self) -> io::Result<Option<u32>> {
+        let mut versions = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let name = entry?.file_name();
+            let version = name.to_string_lossy().strip_prefix('v').map(str::parse::<u32>);
+            versions.extend(version.into_iter().flatten());
+        }
+        Ok(versions.into_iter().filter(|version| *version < ABI_VERSION).max())
     }
 
     /// Maps that are being filled.
@@ -52,6 +68,11 @@ impl Pins {
     /// Open a map in force; nothing if it is not there.
     pub fn open_map(&self, name: &str) -> io::Result<Option<OwnedFd>> {
         open(&self.maps().join(name))
+    }
+
+    /// The same of another version.
+    pub fn open_map_of(&self, version: u32, name: &str) -> io::Result<Option<OwnedFd>> {
+        open(&self.maps_of(version).join(name))
     }
 
     /// Open a program's link; nothing if it is not there.
@@ -157,6 +178,21 @@ fn remove(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_latest_version_before_ours_is_the_predecessor() {
+        let place = std::env::temp_dir().join(format!("millrace-older-{}", std::process::id()));
+        let pins = Pins::new(&place);
+        fs::create_dir_all(pins.links()).unwrap();
+        assert_eq!(pins.predecessor().unwrap(), None);
+        let newer = format!("v{}", ABI_VERSION + 1);
+        for name in ["v2", "v3", "v4-new", "v", "vx", &newer] {
+            fs::create_dir_all(pins.root().join(name)).unwrap();
+        }
+        fs::create_dir_all(pins.maps()).unwrap();
+        assert_eq!(pins.predecessor().unwrap(), Some(3));
+        fs::remove_dir_all(&place).unwrap();
+    }
 
     #[test]
     fn maps_of_other_layouts_go_and_nothing_else_does() {

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use millrace_common::ABI_VERSION;
 use millrace_common::address::{Family, Protocol, V4, V6};
 use millrace_common::backend::{Backend, BackendPair, InPair, state};
 use millrace_common::counters::Counter;
@@ -23,37 +24,48 @@ use super::sys;
 use crate::apply::MapStore;
 use crate::plan::op::{Capacity, Op, Snapshot};
 
-/// Every map of the object that is pinned.
-pub const MAP_NAMES: [&str; 28] = [
-    "frontends_v4",
-    "frontends_v6",
-    "frontend_filter",
-    "slots",
-    "backends",
-    "services",
-    "affinity",
-    "peer_owners",
-    "peers",
-    "peers_overflow",
-    "udp_peers",
-    "flow_filter",
-    "flow_room",
-    "flows_v4",
-    "flows_v6",
-    "half_open_v4",
-    "half_open_v6",
-    "fragments_v4",
-    "fragments_v6",
-    "parked",
-    "scratch",
-    "source_ranges_v4",
-    "source_ranges_v6",
-    "devices",
-    "node",
-    "traffic",
-    "counters",
-    "report",
+/// Every map of the object that is pinned, and the first version of the rows' layout
+/// ([`ABI_VERSION`]) from which on its rows are and mean what they do: an upgrade keeps those that
+/// did not change.
+pub const MAPS: [(&str, u32); 28] = [
+    ("frontends_v4", 8),
+    ("frontends_v6", 8),
+    ("frontend_filter", 4),
+    ("slots", 3),
+    ("backends", 3),
+    ("services", 6),
+    ("affinity", 3),
+    ("peer_owners", 5),
+    ("peers", 5),
+    ("peers_overflow", 3),
+    ("udp_peers", 3),
+    ("flow_filter", 4),
+    ("flow_room", 7),
+    ("flows_v4", 3),
+    ("flows_v6", 3),
+    ("half_open_v4", 3),
+    ("half_open_v6", 3),
+    ("fragments_v4", 3),
+    ("fragments_v6", 3),
+    ("parked", 3),
+    ("scratch", 3),
+    ("source_ranges_v4", 3),
+    ("source_ranges_v6", 3),
+    ("devices", 3),
+    ("node", 3),
+    ("traffic", 3),
+    ("counters", 3),
+    ("report", 3),
 ];
+
+const _: () = {
+    let (mut newest, mut at) = (0, 0);
+    while at < MAPS.len() {
+        newest = if MAPS[at].1 > newest { MAPS[at].1 } else { newest };
+        at += 1;
+    }
+    assert!(newest == ABI_VERSION, "which map's rows does the version's change concern?");
+};
 
 /// Frontends that are gone, at most, before the filter of frontends is made anew.
 const FRONTENDS_GONE_MAX: usize = 16_384;
@@ -254,21 +266,6 @@ impl Store {
         Ok(!row.is_some_and(|row| row.is_usable(peer.generation, kept)))
     }
 
-    /// Backends that were ever there, by family and in the order of their ids.
-    fn backends(&self) -> Result<(BackendRows<V4>, BackendRows<V6>), MapError> {
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        self.backends.scan_array(|index, pair: BackendPair| {
-            let id = index * 2;
-            if pair.get(id).family == Family::V6 as u8 {
-                v6.push((id, *pair.as_v6()));
-            } else {
-                let both = [id, id + 1].map(|id| (id, pair.get(id)));
-                v4.extend(both.into_iter().filter(|(_, row)| row.generation > 0));
-            }
-        })?;
-        Ok((v4, v6))
-    }
-
     /// Leave the agent's report for tools to find. What does not fit is cut by the caller.
     pub fn set_report(&self, json: &str) -> Result<(), MapError> {
         let mut row = vec![0; REPORT_BYTES];
@@ -318,7 +315,7 @@ impl MapStore for Store {
         let mut slots = Vec::with_capacity(self.capacity.slots as usize + 1);
         self.slots.scan_array(|_, pair: Pair<u32>| slots.extend(pair.0))?;
         slots.truncate(self.capacity.slots as usize);
-        let (backends_v4, backends_v6) = self.backends()?;
+        let (backends_v4, backends_v6) = read_backends(&self.backends)?;
         let (frontends_v4, frontends_v6) = self.frontends()?;
         Ok(Snapshot {
             services: self.services()?,
@@ -335,6 +332,21 @@ impl MapStore for Store {
     fn capacity(&self) -> Capacity {
         self.capacity
     }
+}
+
+/// Backends that were ever there, by family and in the order of their ids.
+pub(super) fn read_backends(map: &Map) -> Result<(BackendRows<V4>, BackendRows<V6>), MapError> {
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    map.scan_array(|index, pair: BackendPair| {
+        let id = index * 2;
+        if pair.get(id).family == Family::V6 as u8 {
+            v6.push((id, *pair.as_v6()));
+        } else {
+            let both = [id, id + 1].map(|id| (id, pair.get(id)));
+            v4.extend(both.into_iter().filter(|(_, row)| row.generation > 0));
+        }
+    })?;
+    Ok((v4, v6))
 }
 
 const fn is_frontend_gone(op: &Op) -> bool {

@@ -86,7 +86,7 @@ impl PacketPath {
         let means = hooks.means();
         let maps = object.node_maps()?;
         // A new map is all zero.
-        let recovered = maps.node()?.filter(|row| row.first_port > 0 && object.adopted);
+        let recovered = maps.node()?.filter(|row| row.first_port > 0);
         let worker = Worker::new(hooks, maps, object.flow_maps()?, metrics.clone())?;
         let (orders, received) = std::sync::mpsc::channel();
         let (sender, outcomes) = watch::channel(Outcome::default());

@@ -131,7 +131,7 @@ impl Kernel {
             let fd = object.program(program.name()).context("a program is missing")?;
             kernel.programs.push((program, fd.try_clone_to_owned()?));
         }
-        for name in millrace::bpf::store::MAP_NAMES {
+        for (name, _) in millrace::bpf::store::MAPS {
             let fd = kernel.pins.open_map(name)?.with_context(|| format!("no map {name}"))?;
             kernel.maps.insert(name, fd);
         }
