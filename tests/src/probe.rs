@@ -230,7 +230,8 @@ impl Held {
         self.tell("send")
     }
 
-    /// Any command of `millrace-probe hold`: `send`, `peer`, `connect ADDRESS`.
+    /// Any command of `millrace-probe hold`: `send`, `send ADDRESS` (from now on), `peer`, `connect
+    /// ADDRESS`.
     pub fn tell(&mut self, line: &str) -> Result<Outcome> {
         writeln!(self.stdin, "{line}").context("the held socket's process is gone")?;
         self.read()

@@ -53,6 +53,26 @@ fn one_udp_socket_talks_to_two_services() -> Result<()> {
     Ok(())
 }
 
+/// Members of a group that meet by a Service and then talk to each other: who answers is whom the
+/// socket sent to last.
+#[test]
+fn one_udp_socket_talks_to_a_service_and_to_its_pod() -> Result<()> {
+    let world = two_services()?;
+    for place in [&**world.lab.pod("n1", "client"), &**world.lab.node("n1")] {
+        for &family in world.lab.families() {
+            let [a, b] = [1, 2].map(|index| cluster_ip(family, index));
+            let pod = |name| SocketAddr::new(world.pod_address(name, family), TARGET_PORT);
+            let [a_itself, b_itself] = ["n1/a", "n2/b"].map(pod);
+            let (mut held, _) = Held::open(place, "udp-unconnected", a_itself)?;
+            for to in [a_itself, a, a_itself, a_itself, b, a, b_itself, a_itself, a, b, b_itself] {
+                let outcome = held.tell(&format!("send {to}"))?;
+                ensure!(outcome.ok && outcome.source == Some(to), "to {to}: {outcome:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn ipv4_mapped_addresses() -> Result<()> {
     let world = two_services()?;

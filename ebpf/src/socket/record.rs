@@ -224,6 +224,26 @@ pub fn set_recent(sk: *mut bpf_sock, peer: &Peer) -> bool {
     true
 }
 
+/// An unconnected socket sends to what is no frontend. If a frontend leads it to the very same
+/// place, that is remembered as a destination which leads to itself, and answers from there are
+/// whose it sent to last.
+#[inline(always)]
+pub fn note_direct(sk: *mut bpf_sock, address: V6, port: Be16) {
+    let row = recent(sk);
+    if row.is_null() {
+        return;
+    }
+    // SAFETY: not null, so a value of the map.
+    let peers = unsafe { &*row };
+    for index in 0..RECENT_PEERS {
+        if peers.recent[index].leads_to(address, port) {
+            let found = peers.recent[index];
+            set_recent(sk, &Peer { dialled: address, dialled_port: port, ..found });
+            return;
+        }
+    }
+}
+
 /// What an unconnected socket dialled when a datagram comes from `address`:`port`.
 #[inline(always)]
 pub fn dialled_as(sk: *mut bpf_sock, address: V6, port: Be16) -> Option<(V6, Be16)> {

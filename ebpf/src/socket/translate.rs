@@ -146,7 +146,10 @@ fn send<A: Rows>(ctx: &SockAddr, address: A) -> Outcome<A> {
     let Some(frontend) = A::frontend(&key) else {
         return match kernel.is_cluster_ip(address) {
             true => without_target(Decision::Refuse(0)),
-            false => Outcome::Keep,
+            false => {
+                record::note_direct(ctx.socket(), address.to_v6(), ctx.port());
+                Outcome::Keep
+            }
         };
     };
     let socket = ctx.socket();

@@ -68,6 +68,10 @@ pub fn hold(
         let mut words = line.split_whitespace();
         let outcome = match (words.next(), words.next()) {
             (Some("send"), None) => client::observe("send", |o| ask(kind, &socket, to, o)),
+            (Some("send"), Some(address)) => {
+                to = address.parse()?;
+                client::observe("send", |outcome| ask(kind, &socket, to, outcome))
+            }
             (Some("peer"), None) => client::observe("peer", |outcome| {
                 client::note_names(&socket, outcome);
                 Ok(())
