@@ -1,7 +1,7 @@
 //! The maps and helpers, as `millrace_common::select` wants to see them.
 
 use aya_ebpf::bindings::BPF_ANY;
-use millrace_common::address::{Address, Be16, V4, V6};
+use millrace_common::address::{Address, V4, V6};
 use millrace_common::affinity::{AffinityEntry, AffinityKey, Client};
 use millrace_common::backend::{Backend, BackendPair};
 use millrace_common::frontend::{Frontend, FrontendKey};
