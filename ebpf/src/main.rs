@@ -13,6 +13,8 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+// Clippy does not see this crate: nobody would be stopped by a warning.
+#![deny(unused_imports, unused_variables, unused_mut, unused_must_use)]
 
 mod config;
 mod frontend_filter;
