@@ -59,7 +59,14 @@ impl Table {
         FlowKey<A>: Row,
         Flow<A>: Row,
     {
-        let flow = flow::<A>(flow_bits, bytes);
+        self.put_flow(port, flow::<A>(flow_bits, bytes))
+    }
+
+    fn put_flow<A: Address>(&self, port: u16, flow: Flow<A>) -> Result<()>
+    where
+        FlowKey<A>: Row,
+        Flow<A>: Row,
+    {
         Ok(sys::map_update(self.0.as_fd(), key::<A>(port).as_bytes(), flow.as_bytes())?)
     }
 
@@ -136,6 +143,9 @@ where
     from.put::<A>(4, bits::HALF_OPEN, 4)?;
     to.put::<A>(3, 0, 33)?;
     to.put::<A>(5, bits::HALF_OPEN, 5)?;
+    // A port has begun another flow since.
+    from.put::<A>(6, 0, 6)?;
+    to.put_flow(6, Flow { since_secs: 2, ..flow::<A>(bits::HALF_OPEN, 66) })?;
     object.flow_maps()?.filter()?.clear(millrace::flows::filter::Half::Second);
     Ok(())
 }
@@ -152,6 +162,7 @@ where
         (3, 0, 33),
         (4, bits::HALF_OPEN, 4),
         (5, bits::HALF_OPEN, 5),
+        (6, bits::HALF_OPEN, 66),
     ];
     for (port, flow_bits, bytes) in expected {
         let found = table.get::<A>(port)?;

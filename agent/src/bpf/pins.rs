@@ -67,7 +67,7 @@ impl Pins {
 
     /// Open a map in force; nothing if it is not there.
     pub fn open_map(&self, name: &str) -> io::Result<Option<OwnedFd>> {
-        open(&self.maps().join(name))
+        self.open_map_of(ABI_VERSION, name)
     }
 
     /// The same of another version.

@@ -189,24 +189,30 @@ fn check_backends(present: &Shapes, wanted: &Shapes) -> Result<()> {
     Ok(())
 }
 
-/// Copy the entries that are not there, or are not known to be answered there, as many as there is
-/// room for.
+/// Copy the entries that are not there, as many as there is room for, and those of flows that are
+/// not known to be answered there.
 fn copy_flows<A: Address>(from: &Map, to: &Map, filter: &FilterMemory) -> Result<(), MapError>
 where
     FlowKey<A>: Row,
     Flow<A>: Row,
 {
     let known: HashMap<FlowKey<A>, Flow<A>> = to.read(|_, _| true)?.into_iter().collect();
-    let is_half_open = |flow: &Flow<A>| flow.bits & bits::HALF_OPEN != 0;
-    let is_news = |key: &FlowKey<A>, flow: &Flow<A>| {
-        known.get(key).is_none_or(|known| is_half_open(known) && !is_half_open(flow))
-    };
-    let mut rows = from.read(is_news)?;
-    rows.truncate((to.size()? as usize).saturating_sub(known.len()));
-    to.put(&rows)?;
+    let answered = from.read(|key, flow| known.get(key).is_some_and(|k| was_answered(k, flow)))?;
+    let mut unknown = from.read(|key, _: &Flow<A>| !known.contains_key(key))?;
+    unknown.truncate((to.size()? as usize).saturating_sub(known.len()));
+    to.put(&answered)?;
+    to.put(&unknown)?;
     // As a program does that writes an entry.
-    for (key, _) in &rows {
+    for (key, _) in answered.iter().chain(&unknown) {
         [Half::First, Half::Second].iter().for_each(|half| filter.set(*half, key.cell()));
     }
     Ok(())
+}
+
+/// Whether the entry `now` is of the same flow as `known`, which was not answered then. (Its port
+/// may have begun another one.)
+fn was_answered<A: Address>(known: &Flow<A>, now: &Flow<A>) -> bool {
+    let is_half_open = |flow: &Flow<A>| flow.bits & bits::HALF_OPEN != 0;
+    let which = |flow: &Flow<A>| (flow.address, flow.port, flow.other_port, flow.since_secs);
+    is_half_open(known) && !is_half_open(now) && which(known) == which(now)
 }
