@@ -65,14 +65,30 @@ fn known<A: Family, S: Frame + Tables<A>>(
     row: &Shared<Flow<A>>,
 ) -> Verdict {
     let flow = snapshot(row);
-    let change = Change::of(&flow);
-    if flow.role == role::MASQ {
-        if flow.port.raw() == 0 {
-            return Verdict::NONE;
-        }
-        return finish(s, packet, &change, Counter::EgressMasqueraded);
+    let is_answer = flow.role != role::MASQ;
+    let mut counter = Counter::EgressMasqueraded;
+    if is_answer {
+        note_answer(s, table, packet, row, &flow);
+        counter = Counter::EgressFromFrontend;
+    } else if flow.port.raw() == 0 {
+        return Verdict::NONE;
     }
-    touch(row, &flow, now_secs(s), packet.seen());
+    match finish(s, packet, &Change::of(&flow), counter) {
+        Verdict::NEXT if is_answer && is_from_uplink(&flow) => back(s, &flow),
+        verdict => verdict,
+    }
+}
+
+/// Note an answer in its entry, and which acknowledgement shows that the client got it.
+#[inline(always)]
+fn note_answer<A: Family, S: Frame + Tables<A>>(
+    s: &S,
+    table: Table,
+    packet: &Packet<A>,
+    row: &Shared<Flow<A>>,
+    flow: &Flow<A>,
+) {
+    touch(row, flow, now_secs(s), packet.seen());
     s.add_bytes(row, s.network_bytes());
     if table.is_half_open(flow.bits) && packet.is_tcp_with(tcp::SYN | tcp::ACK, tcp::SYN | tcp::ACK)
     {
@@ -81,10 +97,6 @@ fn known<A: Family, S: Frame + Tables<A>>(
             let expected = &raw mut (*row.get()).generation_or_ack;
             core::ptr::write_volatile(expected, packet.sequence.wrapping_add(1));
         }
-    }
-    match finish(s, packet, &change, Counter::EgressFromFrontend) {
-        Verdict::NEXT if is_from_uplink(&flow) => back(s, &flow),
-        verdict => verdict,
     }
 }
 

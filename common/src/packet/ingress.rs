@@ -108,17 +108,17 @@ fn known<A: Family, S: Frame + Tables<A>>(
     row: &Shared<Flow<A>>,
 ) -> Verdict {
     let flow = snapshot(row);
-    let change = Change::of(&flow);
-    if flow.role == role::UNMASQ {
-        return finish(s, packet, &change, Counter::IngressToClient);
+    let mut counter = Counter::IngressToClient;
+    if flow.role != role::UNMASQ {
+        let now = now_secs(s);
+        if is_over(s, table, packet, &flow, now) {
+            return Verdict::NONE;
+        }
+        touch(row, &flow, now, packet.seen());
+        s.add_bytes(row, s.network_bytes());
+        counter = Counter::IngressToBackend;
     }
-    let now = now_secs(s);
-    if is_over(s, table, packet, &flow, now) {
-        return Verdict::NONE;
-    }
-    touch(row, &flow, now, packet.seen());
-    s.add_bytes(row, s.network_bytes());
-    finish(s, packet, &change, Counter::IngressToBackend)
+    finish(s, packet, &Change::of(&flow), counter)
 }
 
 /// Whether the flow is over for this packet: the backend of a UDP flow is gone, or both sides were
@@ -132,18 +132,20 @@ fn is_over<A: Family, S: Frame + Tables<A>>(
     flow: &Flow<A>,
     now: u32,
 ) -> bool {
-    let idle = idle_secs(flow.last_used_secs, now);
-    if packet.key.protocol == Protocol::Udp as u8 {
-        return is_gone(s, flow)
-            || (idle > UDP_IDLE_SECS
-                && idle_secs(answer(s, table, packet, flow).last_used_secs, now) > UDP_IDLE_SECS);
-    }
     if !packet.opens() {
         return false;
     }
+    if is_gone(s, flow) {
+        return true;
+    }
+    let idle = idle_secs(flow.last_used_secs, now);
+    if packet.key.protocol == Protocol::Udp as u8 {
+        return idle > UDP_IDLE_SECS
+            && idle_secs(answer(s, table, packet, flow).last_used_secs, now) > UDP_IDLE_SECS;
+    }
     let is_stale = table.is_half_open(flow.bits) && idle > HALF_OPEN_SECS;
     let saw = flow.seen | answer(s, table, packet, flow).seen;
-    is_stale || saw & (seen::FIN | seen::RST) != 0 || is_gone(s, flow)
+    is_stale || saw & (seen::FIN | seen::RST) != 0
 }
 
 /// What the backend's side of a flow has seen.
@@ -173,7 +175,7 @@ fn answer<A: Family, S: Frame + Tables<A>>(
 }
 
 /// Whether the backend is gone: it neither takes nor keeps flows.
-#[inline(never)]
+#[inline(always)]
 fn is_gone<A: Family, S: Frame + Tables<A>>(s: &S, flow: &Flow<A>) -> bool {
     let kept = state::CLUSTER | state::LOCAL | state::SERVING;
     let row = s.backend(flow.backend_or_device);

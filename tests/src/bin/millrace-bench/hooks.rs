@@ -8,12 +8,12 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
-use millrace_tests::hooks::{self, Empty};
+use millrace_tests::hooks::{self, Empty, Reference};
 use millrace_tests::lab::{Family, Node};
 
 use crate::lane::{Dialogue, Lane, Target};
-use crate::maps::totals;
-use crate::programs::EMPTY;
+use crate::maps::{Totals, totals};
+use crate::programs::{EMPTY, REFERENCE};
 use crate::result::ProgramCost;
 use crate::services::{self, Extra};
 use crate::site::{Client, Site};
@@ -70,18 +70,17 @@ pub fn measure(site: &Site, bare: &Site, seed: u64) -> Result<Vec<ProgramCost>> 
     let mut diallers = diallers(site, bare, seed)?;
     let programs = programs(site.node())?;
     let empty = Empty::attach(bare.node(), UPLINK)?;
-    let nothing = vec![(EMPTY.to_owned(), u64::from(empty.program_id))];
-    let (mut samples, mut floor) = (Vec::new(), Vec::new());
+    let reference = Reference::attach(bare.node(), UPLINK)?;
+    let others = [(EMPTY, empty.program_id), (REFERENCE, reference.program_id)];
+    let others = others.map(|(name, id)| (name.to_owned(), u64::from(id)));
+    let (mut samples, mut floor, mut helpers) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..REPEATS {
         samples.push(sample(&mut diallers, &programs)?);
-        let so_far = || -> Result<[f64; 2]> {
-            let (ns, runs) = totals(&nothing)?.get(EMPTY).copied().context("the empty program")?;
-            Ok([ns as f64, runs as f64])
-        };
-        let before = so_far()?;
+        let before = totals(&others)?;
         diallers.bare.exchange(EXCHANGES, EXCHANGES)?;
-        let after = so_far()?;
-        floor.push((after[0] - before[0]) / (after[1] - before[1]));
+        let after = totals(&others)?;
+        floor.push(per_run(EMPTY, &before, &after)?);
+        helpers.push(per_run(REFERENCE, &before, &after)?);
     }
     let floor = Quartiles::of(floor);
     let services = site.shape.services;
@@ -92,7 +91,10 @@ pub fn measure(site: &Site, bare: &Site, seed: u64) -> Result<Vec<ProgramCost>> 
         ns,
         net_ns: Some(rounded(ns.median - floor.median)),
     };
-    let mut costs = vec![cost(EMPTY, "any", floor)];
+    let mut costs = vec![
+        cost(EMPTY, "any", floor),
+        cost(REFERENCE, "look-up, write, checksums", Quartiles::of(helpers)),
+    ];
     for (program, name) in NAMES.iter().enumerate() {
         for (kind, packet) in KINDS.iter().enumerate() {
             let ns = Quartiles::of(samples.iter().map(|sample| sample[kind][program]).collect());
@@ -100,6 +102,14 @@ pub fn measure(site: &Site, bare: &Site, seed: u64) -> Result<Vec<ProgramCost>> 
         }
     }
     Ok(costs)
+}
+
+/// Nanoseconds of a run of one program, between two readings.
+fn per_run(name: &str, before: &Totals, after: &Totals) -> Result<f64> {
+    let read = |totals: &Totals| totals.get(name).copied().context("a program is gone");
+    let ((ns_before, runs_before), (ns, runs)) = (read(before)?, read(after)?);
+    ensure!(runs > runs_before, "{name} did not run");
+    Ok((ns - ns_before) as f64 / (runs - runs_before) as f64)
 }
 
 fn diallers(site: &Site, bare: &Site, seed: u64) -> Result<Diallers> {

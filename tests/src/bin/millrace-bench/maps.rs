@@ -72,8 +72,11 @@ pub fn sizes(wanted: &[(String, u64)]) -> Result<Vec<ProgramSize>> {
     Ok(wanted.iter().filter_map(size).collect())
 }
 
+/// Nanoseconds and runs of programs, by name.
+pub type Totals<'a> = BTreeMap<&'a str, (u64, u64)>;
+
 /// Nanoseconds and runs of each program so far, given its name and id.
-pub fn totals(programs: &[(String, u64)]) -> Result<BTreeMap<&str, (u64, u64)>> {
+pub fn totals(programs: &[(String, u64)]) -> Result<Totals<'_>> {
     let all = bpftool(&["prog", "show"])?;
     let number = |value: &Value| value.as_u64().unwrap_or_default();
     let of = |id: u64| all.iter().find(|program| number(&program["id"]) == id);

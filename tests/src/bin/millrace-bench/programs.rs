@@ -25,6 +25,8 @@ pub const REPEATS: usize = 9;
 const CONNECTIONS: u32 = 1000;
 /// What the row of a program that does nothing is called.
 pub const EMPTY: &str = "empty";
+/// The name of the one that only does what translating a datagram takes.
+pub const REFERENCE: &str = "reference";
 
 /// Statistics on while this lives.
 pub struct Statistics {
