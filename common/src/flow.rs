@@ -89,7 +89,7 @@ pub struct Flow<A> {
     pub last_used_secs: u32,
     /// `CLOCK_MONOTONIC` of the first packet, in seconds.
     pub since_secs: u32,
-    /// The service port.
+    /// The service port, or [`NO_SERVICE`].
     pub service: u32,
     /// OPEN: backend id. REPLY: index of the device the first packet came in by. (One word for
     /// both, as the next: a program has two rows on its stack, which is small.)
@@ -211,6 +211,10 @@ impl<A: Address> Flow<A> {
         }
     }
 }
+
+/// [`Flow::service`] of a dialogue that is no Service's, beside a flow that is
+/// ([`crate::packet::beside`]). Ids of service ports begin at 1.
+pub const NO_SERVICE: u32 = 0;
 
 /// A half-open flow is forgotten after this long, in seconds (nf_conntrack: 30 for an unanswered
 /// datagram, 60 for an unfinished handshake).

@@ -98,6 +98,33 @@ fn udp_from_a_fixed_port_follows_the_endpoints() -> Result<()> {
     Ok(())
 }
 
+/// A client's port serves for a Service and, at the same time, for the Service's backend itself:
+/// two dialogues, which nf_conntrack keeps apart for kube-proxy.
+#[test]
+fn one_port_serves_for_a_service_and_for_its_backend() -> Result<()> {
+    let world = served(&["n1/a"])?;
+    for &family in world.lab.families() {
+        let direct = SocketAddr::new(world.lab.pod("n1", "a").address(family), TARGET_PORT);
+        for (place, ip, to) in dialled(&world, family) {
+            reach_by(Client::Udp, &place, to, &["a"])?;
+            let from = SocketAddr::new(ip, SOURCE_PORT);
+            let (mut held, _) = Held::open_from(&place, "udp-unconnected", to, from)?;
+            for target in [direct, to, direct, to] {
+                let outcome = held.tell(&format!("send {target}"))?;
+                ensure!(outcome.source == Some(target), "{target}: {outcome:?}");
+            }
+            let (mut by_service, _) = Held::open_from(&place, "tcp", to, from)?;
+            let (mut directly, opened) = Held::open_from(&place, "tcp", direct, from)?;
+            ensure!(opened.ok, "{direct} beside {to}: {opened:?}");
+            for (target, held) in [(to, &mut by_service), (direct, &mut directly)] {
+                let outcome = held.send()?;
+                ensure!(outcome.who() == "a", "{target}: {outcome:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The same with the pod really gone: nobody is left who could refuse.
 #[test]
 fn udp_from_a_fixed_port_survives_its_servers_pod() -> Result<()> {

@@ -2,7 +2,8 @@
 //!
 //! Each story is a chain of hooks of one or two nodes. It is told in both families, natively and,
 //! as root, by the loaded programs, which must agree byte by byte (`millrace_tests::packet::pair`).
-//! `packet_shapes.rs` has those about packets that are not of the simplest form.
+//! `packet_shapes.rs` has those about packets that are not of the simplest form, `packet_direct.rs`
+//! those about dialogues with backends themselves.
 
 use std::net::Ipv4Addr;
 
@@ -53,7 +54,6 @@ fn stories<A: Host>() -> Vec<Story> {
         not_ours::<A>(),
         broken_row::<A>(),
         recycled_row::<A>(),
-        direct_after::<A>(),
     ]
 }
 
@@ -397,29 +397,6 @@ fn recycled_row<A: Host>() -> Story {
         "a row that has become another key's",
         vec![enters('a', POD, &tcp(CLIENT, dialled, SYN)).counts(&[IngressPassed])],
     )
-}
-
-/// A client's port serves again, for a connection that goes to the backend itself.
-fn direct_after<A: Host>() -> Story {
-    let tcp = tcp_of::<A>;
-    let direct = |answer: (Ipv4Addr, u16)| {
-        vec![
-            enters('a', POD, &tcp(CLIENT, FAR_WEB, SYN)).counts(&[IngressPassed]),
-            leaves('a', POD, &tcp(FAR_WEB, CLIENT, SYN_ACK)).becomes(&tcp(answer, CLIENT, SYN_ACK)),
-        ]
-    };
-    let mut steps = vec![
-        enters('a', POD, &tcp(CLIENT, WEB, SYN)).becomes(&tcp(CLIENT, FAR_WEB, SYN)),
-        leaves('a', POD, &tcp(FAR_WEB, CLIENT, SYN_ACK)).becomes(&tcp(WEB, CLIENT, SYN_ACK)),
-        enters('a', POD, &tcp(CLIENT, WEB, ACK)).becomes(&tcp(CLIENT, FAR_WEB, ACK)),
-    ];
-    // While the flow lives it has the answers, also when one side has closed it.
-    steps.extend(direct(WEB));
-    steps.push(enters('a', POD, &tcp(CLIENT, WEB, FIN)).becomes(&tcp(CLIENT, FAR_WEB, FIN)));
-    steps.extend(direct(WEB));
-    steps.push(leaves('a', POD, &tcp(FAR_WEB, CLIENT, FIN)).becomes(&tcp(WEB, CLIENT, FIN)));
-    steps.extend(direct(FAR_WEB));
-    story("a direct connection from the port of a flow that is over", steps)
 }
 
 #[test]

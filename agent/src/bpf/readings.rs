@@ -8,6 +8,7 @@ use millrace_common::address::{Family, V4, V6};
 use millrace_common::affinity::{AffinityEntry, AffinityKey};
 use millrace_common::backend::{InPair, state};
 use millrace_common::counters::Counter;
+use millrace_common::flow::NO_SERVICE;
 use millrace_common::fragment::{Fragment, FragmentKey};
 use millrace_common::peer::Connected;
 use millrace_common::row::Row;
@@ -57,7 +58,7 @@ impl Readings for MapReadings {
             let mut last = 0;
             done = self.traffic.step(&mut cursor, |id: u32, row: Traffic| {
                 last = id;
-                if id < end && row != Traffic::default() {
+                if id != NO_SERVICE && id < end && row != Traffic::default() {
                     rows.push((id, row));
                 }
             })?;

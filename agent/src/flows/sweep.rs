@@ -9,7 +9,7 @@ use std::mem::take;
 use anyhow::Result;
 use millrace_common::address::{Address, Be16, Protocol};
 use millrace_common::backend::state;
-use millrace_common::flow::{Flow, FlowKey, bits, role, side};
+use millrace_common::flow::{Flow, FlowKey, NO_SERVICE, bits, role, side};
 use millrace_common::packet::tables::Table;
 
 use super::FlowRows;
@@ -212,7 +212,7 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
     fn account(&mut self, table: Table, key: &FlowKey<A>, flow: &Flow<A>) {
         let state = table.by_state(flow.bits);
         let new = self.account.look(state, key, flow, self.now.from_secs);
-        if new != Usage::default() {
+        if new != Usage::default() && flow.service != NO_SERVICE {
             let found = self.counts.usage.entry(Led::of(key, flow)).or_default();
             found.usage += new;
             if flow.role == role::OPEN {
@@ -273,7 +273,8 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
         self.account(self.table, key, &now);
         let reply = others.iter().find(|found| found.flow.role == role::REPLY);
         let state = self.table.by_state(now.bits);
-        if reply.is_some_and(|reply| is_unanswered(state, key, reply.flow.seen)) {
+        let is_unanswered = |reply: &Found<A>| is_unanswered(state, key, reply.flow.seen);
+        if now.service != NO_SERVICE && reply.is_some_and(is_unanswered) {
             self.counts.usage.entry(Led::of(key, &now)).or_default().usage.failed += 1;
         }
         let before = self.counts.removed();

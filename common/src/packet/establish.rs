@@ -111,7 +111,7 @@ pub fn is_whole<A: Family, S: Frame + Tables<A>>(
 /// Another entry of a flow whose OPEN entry was found in `table`. Among the half-open ones another
 /// CPU may be moving it; among the established ones only UNMASQ may be in the other table.
 #[inline(always)]
-fn find<'a, A: Family, S: Frame + Tables<A>>(
+pub fn find<'a, A: Family, S: Frame + Tables<A>>(
     s: &'a S,
     table: Table,
     key: &FlowKey<A>,
@@ -196,39 +196,6 @@ pub fn forget<A: Family, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>, row: &Sh
     if flow_bits & bits::MASQUERADE != 0 {
         forget_masquerade(s, &reply_key.answer(side::EGRESS));
     }
-}
-
-/// A connection begins that is no frontend's: its answers must not be taken for those of a flow
-/// whose client had the same port and was led to the same backend. A flow that was closed is
-/// forgotten, before the sweep would. (What a masqueraded one has besides, the sweep will find.)
-#[inline(never)]
-pub fn make_way<A: Family, S: Frame + Tables<A>>(s: &S, key: &FlowKey<A>) {
-    let other = key.answer(side::EGRESS);
-    if !s.possible(&other).egress {
-        return;
-    }
-    let Some(reply) = find(s, Table::HalfOpen, &other) else { return };
-    // SAFETY: fields of a live row that no longer change.
-    let (role, open_key) = unsafe { ((*reply.get()).role, (*reply.get()).open_key(&other)) };
-    if role != role::REPLY {
-        return;
-    }
-    let of_client = find(s, Table::HalfOpen, &open_key).map_or(seen::FIN, saw);
-    let both = of_client & saw(reply) & seen::FIN;
-    let either = (of_client | saw(reply)) & seen::RST;
-    if both | either != 0 {
-        for table in Table::BOTH {
-            s.remove_flow(table, &open_key);
-            s.remove_flow(table, &other);
-        }
-    }
-}
-
-/// What one side of a flow has seen.
-#[inline(always)]
-fn saw<A: Family>(row: &Shared<Flow<A>>) -> u16 {
-    // SAFETY: an aligned field of a live row.
-    unsafe { core::ptr::read_volatile(&raw const (*row.get()).seen) }
 }
 
 #[inline(never)]

@@ -4,13 +4,15 @@
 //! [`ingress`] it is found to belong to a flow, or to begin one ([`open`]), or to be none of ours;
 //! it gets another destination ([`rewrite`]), or is turned down ([`reject`]). When it goes out,
 //! [`egress`] gives answers the frontend's address back, and [`masquerade`] gives packets whose
-//! answers must come back here the node's. A flow that was answered is [`establish`]ed. Answers
-//! that are [`bridged`] are brought up to the kernel's routing, [`fragments`] follow their first
-//! one, and ICMP [`errors`] the packet they quote.
+//! answers must come back here the node's. A flow that was answered is [`establish`]ed. A dialogue
+//! [`beside`] it, from the same port to the same backend, becomes one too. Answers that are
+//! [`bridged`] are brought up to the kernel's routing, [`fragments`] follow their first one, and
+//! ICMP [`errors`] the packet they quote.
 //!
 //! [`frame`] and [`tables`] are what all this needs of its surroundings: in the kernel helpers and
 //! BPF maps (`ebpf/src/packet`), in tests a buffer and ordinary collections.
 
+pub mod beside;
 pub mod bridged;
 pub mod egress;
 pub mod errors;

@@ -2,7 +2,7 @@
 
 use core::mem::MaybeUninit;
 
-use super::establish;
+use super::beside;
 use super::frame::{Frame, Verdict};
 use super::ingress::pass;
 use super::reject::{self, Answer};
@@ -33,11 +33,13 @@ struct Origin {
 
 /// Where a flow leads, and how.
 #[derive(Clone, Copy)]
-struct Choice<A> {
-    target: Target<A>,
-    service: u32,
+pub struct Choice<A> {
+    /// The backend.
+    pub target: Target<A>,
+    /// The service port, or [`NO_SERVICE`](crate::flow::NO_SERVICE).
+    pub service: u32,
     /// See [`bits`].
-    bits: u8,
+    pub bits: u8,
 }
 
 /// What becomes of a packet that may begin a flow.
@@ -64,10 +66,9 @@ pub fn open<A: Answer, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) -> Verdi
     let choice: &mut Choice<A> = unsafe { zero_in(&mut place) };
     match decide(s, packet, choice) {
         Fate::NotOurs => {
-            if packet.key.protocol == Protocol::Tcp as u8 {
-                establish::make_way(s, &packet.key);
+            if !beside::shares_answers(s, &packet.key, choice) {
+                return no_frontend(s, packet);
             }
-            return no_frontend(s, packet);
         }
         Fate::Pass => return pass(s, Counter::IngressPassed),
         Fate::Forward => {}

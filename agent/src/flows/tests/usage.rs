@@ -1,5 +1,7 @@
 //! What flows have led is counted, once.
 
+use millrace_common::flow::NO_SERVICE;
+
 use super::*;
 
 impl Rows {
@@ -147,4 +149,17 @@ proptest! {
         }
         prop_assert_eq!(total(&counts), led);
     }
+}
+
+#[test]
+fn what_goes_beside_a_flow_counts_for_no_service() {
+    let (rows, mut sweep) = (rows_of(&[HALF_OPEN]), Sweep::default());
+    rows.entries.borrow_mut().values_mut().for_each(|flow| flow.service = NO_SERVICE);
+    rows.lead(&HALF_OPEN, 1, false, 100);
+    let counts = pass_of(&mut sweep, &rows, NOW_SECS, 0);
+    assert!(counts.usage.is_empty(), "{:?}", counts.usage);
+    // Never answered, and gone: nobody's failure either.
+    let counts = pass_of(&mut sweep, &rows, NOW_SECS + 1000, 0);
+    assert!(counts.usage.is_empty(), "{:?}", counts.usage);
+    assert!(rows.entries.borrow().is_empty());
 }
