@@ -16,6 +16,10 @@ pub const EVERY_KIND: [&str; 3] = ["tcp", "udp", "udp-connected"];
 
 /// What the kernel counts for a network namespace, by protocol.
 const COUNTERS: [&str; 2] = ["/proc/thread-self/net/snmp", "/proc/thread-self/net/snmp6"];
+/// What it counts of a namespace's devices.
+const DEVICES: &str = "/proc/thread-self/net/dev";
+/// What it counts of each CPU's queue of packets.
+const SOFTNET: &str = "/proc/net/softnet_stat";
 /// Parts of the names of counters that tell where a packet was lost.
 const TELLING: [&str; 8] = [
     "UdpInDatagrams",
@@ -67,9 +71,11 @@ impl Loads {
     }
 }
 
-/// What the kernel of each place counted since the lab was built.
+/// What the kernel of each place counted since the lab was built, and what it dropped for all since
+/// it is up.
 fn what_was_counted(lab: &Lab) -> String {
-    let mut text = String::new();
+    let softnet = fs::read_to_string(SOFTNET).unwrap_or_default();
+    let mut text = format!("every CPU's queue of packets, dropped: {:?}\n", dropped(&softnet));
     for place in lab.places() {
         let counted = match place.within(telling) {
             Ok(counted) => format!("{counted:?}"),
@@ -86,8 +92,29 @@ fn telling() -> BTreeMap<String, u64> {
     let texts = COUNTERS.map(|path| fs::read_to_string(path).unwrap_or_default());
     let mut counted = parse_pairs(&texts[0]);
     counted.extend(parse_rows(&texts[1]));
-    counted.retain(|name, count| *count > 0 && TELLING.iter().any(|part| name.contains(part)));
+    counted.retain(|name, _| TELLING.iter().any(|part| name.contains(part)));
+    let devices = fs::read_to_string(DEVICES).unwrap_or_default();
+    counted.extend(dropped_by_devices(&devices));
+    counted.retain(|_, count| *count > 0);
     counted
+}
+
+/// `softnet_stat`: a line for each CPU, whose second number, in hex, is what its queue had no room
+/// for.
+fn dropped(text: &str) -> Vec<u64> {
+    let of_cpu = |line: &str| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok();
+    text.lines().filter_map(of_cpu).collect()
+}
+
+/// `dev`: a line for each device, with what was dropped on its way in and out.
+fn dropped_by_devices(text: &str) -> BTreeMap<String, u64> {
+    let of_device = |line: &str| -> Option<[(String, u64); 2]> {
+        let (name, counts) = line.trim().split_once(':')?;
+        let counts: Vec<u64> = counts.split_whitespace().flat_map(str::parse).collect();
+        let (received, sent) = (*counts.get(3)?, *counts.get(11)?);
+        Some([(format!("{name} in, dropped"), received), (format!("{name} out, dropped"), sent)])
+    };
+    text.lines().filter_map(of_device).flatten().collect()
 }
 
 /// `snmp`: a line of names, then a line of counts, for each protocol.
@@ -118,5 +145,10 @@ mod tests {
         assert_eq!(pairs, want.map(|(name, count)| (name.to_owned(), count)).into());
         let rows = parse_rows("Udp6NoPorts  \t 7\nodd\n");
         assert_eq!(rows, [("Udp6NoPorts".to_owned(), 7)].into());
+        assert_eq!(dropped("00a0 0000001f 0\n00b0 00000000 0\n"), [31, 0]);
+        let device = "Inter-|   Receive\n eth0: 9 8 0 3 0 0 0 0 7 6 0 2 0 0 0 0\n";
+        let want = [("eth0 in, dropped", 3), ("eth0 out, dropped", 2)];
+        let want = want.map(|(name, count)| (name.to_owned(), count));
+        assert_eq!(dropped_by_devices(device), want.into());
     }
 }
