@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use millrace::apply::Reconciler;
+use millrace::bpf::environment;
 use millrace::bpf::object::{FlowCapacity, Object, PacketBuild, Settings};
 use millrace::bpf::pins::Pins;
 use millrace::bpf::store::Store;
@@ -24,6 +25,8 @@ use crate::statistics::rounded;
 
 /// Fill new maps, and print what it cost as JSON.
 pub fn run(services: &str, endpoints_each: &str) -> Result<()> {
+    // As the agent has it.
+    environment::use_small_pages();
     let services = services.parse().context("Services")?;
     let endpoints_each = endpoints_each.parse().context("endpoints of each")?;
     let shape = Shape { services, endpoints_each, dual: false };
