@@ -213,7 +213,8 @@ impl<A: Address> Flow<A> {
 }
 
 /// [`Flow::service`] of a dialogue that is no Service's, beside a flow that is
-/// ([`crate::packet::beside`]). Ids of service ports begin at 1.
+/// ([`crate::packet::beside`]): its OPEN entry names no backend's row. Ids of service ports begin
+/// at 1.
 pub const NO_SERVICE: u32 = 0;
 
 /// A half-open flow is forgotten after this long, in seconds (nf_conntrack: 30 for an unanswered

@@ -92,7 +92,10 @@ fn datagrams_beside<A: Host>() -> Story {
             leaves('a', POD, &udp(FAR_DNS, other)).becomes(&udp(FAR_DNS, CLIENT)),
             leaves('a', POD, &udp(FAR_DNS, CLIENT)).becomes(&udp(DNS, CLIENT)),
             enters('a', POD, &udp(CLIENT, DNS)).becomes(&udp(CLIENT, FAR_DNS)),
-            enters('a', POD, &udp(CLIENT, FAR_DNS)).becomes(&udp(other, FAR_DNS)),
+            enters('a', POD, &udp(CLIENT, FAR_DNS))
+                .becomes(&udp(other, FAR_DNS))
+                .counts(&[FlowEstablished, IngressToBackend])
+                .leaves_entries(4, 0),
             // The backend's answers, on their way in.
             enters('a', TUNNEL, &udp(FAR_DNS, CLIENT)).counts(&[IngressPassed]),
         ],

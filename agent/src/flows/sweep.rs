@@ -244,7 +244,8 @@ impl<A: Address, R: FlowRows<A>> Judge<'_, A, R> {
             return Ok(Some(Over::Idle));
         }
         // The kernel would choose another backend at the next packet, if there is one.
-        let is_stale = key.protocol == Protocol::Udp as u8 && self.is_backend_gone(open)?;
+        let can_be_stale = key.protocol == Protocol::Udp as u8 && open.service != NO_SERVICE;
+        let is_stale = can_be_stale && self.is_backend_gone(open)?;
         Ok(is_stale.then_some(Over::Stale))
     }
 

@@ -40,13 +40,9 @@ pub fn shares_answers<A: Family, S: Frame + Tables<A>>(
         }
         return false;
     }
-    let Some(open) = open else { return false };
-    if !is_of_another(s, key, reply) || !can_change_ports(s, key) {
+    if open.is_none() || !is_of_another(s, key, reply) || !can_change_ports(s, key) {
         return false;
     }
-    // SAFETY: fields of a live row that no longer change.
-    (choice.target.id, choice.target.generation) =
-        unsafe { ((*open.get()).backend_or_device, (*open.get()).generation_or_ack) };
     choice.service = NO_SERVICE;
     choice.target.address = key.destination;
     choice.target.port = key.destination_port;

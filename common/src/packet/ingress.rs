@@ -14,7 +14,7 @@ use super::{errors, establish, fragments, open};
 use crate::address::Protocol;
 use crate::backend::state;
 use crate::counters::Counter;
-use crate::flow::{Flow, HALF_OPEN_SECS, UDP_IDLE_SECS, bits, role, seen, side};
+use crate::flow::{Flow, HALF_OPEN_SECS, NO_SERVICE, UDP_IDLE_SECS, bits, role, seen, side};
 
 /// Translate an incoming packet.
 #[inline(never)]
@@ -174,9 +174,13 @@ fn answer<A: Family, S: Frame + Tables<A>>(
     }
 }
 
-/// Whether the backend is gone: it neither takes nor keeps flows.
+/// Whether the backend is gone: it neither takes nor keeps flows. (A dialogue beside a flow goes on
+/// whatever becomes of the Service.)
 #[inline(always)]
 fn is_gone<A: Family, S: Frame + Tables<A>>(s: &S, flow: &Flow<A>) -> bool {
+    if flow.service == NO_SERVICE {
+        return false;
+    }
     let kept = state::CLUSTER | state::LOCAL | state::SERVING;
     let row = s.backend(flow.backend_or_device);
     let gone = !row.is_some_and(|backend| backend.is_usable(flow.generation_or_ack, kept));

@@ -163,3 +163,12 @@ fn what_goes_beside_a_flow_counts_for_no_service() {
     assert!(counts.usage.is_empty(), "{:?}", counts.usage);
     assert!(rows.entries.borrow().is_empty());
 }
+
+#[test]
+fn what_goes_beside_a_flow_outlives_the_service() {
+    let udp = Case { protocol: Protocol::Udp, is_masqueraded: false, backend: GONE, ..HALF_OPEN };
+    let rows = rows_of(&[udp]);
+    rows.entries.borrow_mut().values_mut().for_each(|flow| flow.service = NO_SERVICE);
+    let counts = pass_of(&mut Sweep::default(), &rows, NOW_SECS, 0);
+    assert_eq!((counts.stale_removed, rows.entries.borrow().len()), (0, 2));
+}
