@@ -16,6 +16,14 @@ pub const EVERY_KIND: [&str; 3] = ["tcp", "udp", "udp-connected"];
 
 /// What the kernel counts for a network namespace, by protocol.
 const COUNTERS: [&str; 2] = ["/proc/thread-self/net/snmp", "/proc/thread-self/net/snmp6"];
+/// What the kernel counts of datagrams that came in and found no socket.
+const NO_SOCKET: [&str; 2] = ["UdpNoPorts", "Udp6NoPorts"];
+/// Datagrams of a load, at most, that the kernel may have lost that way. Linux (seen: 6.18) misses
+/// a bound UDP socket when another one of its hash slot, in any namespace, connects during the
+/// look-up, and so moves to another slot with the look-up behind it. Without Millrace, and with a
+/// client's port that has the server's slot, it was 20 of 1 563 datagrams; with another port 0 of
+/// 1 718 080.
+const MISSED_MAX: u64 = 1;
 /// What it counts of a namespace's devices.
 const DEVICES: &str = "/proc/thread-self/net/dev";
 /// What it counts of each CPU's queue of packets.
@@ -65,10 +73,20 @@ impl Loads {
             if load.failed > 0 {
                 eprintln!("{kind} to {to}: {load:?}\n{}", what_was_counted(lab));
             }
-            ensure!(load.failed <= may_fail(kind, load.count), "{kind} to {to}: {load:?}");
+            let mut allowed = may_fail(kind, load.count);
+            if load.failed > allowed && kind.starts_with("udp") {
+                allowed += missed_by_lookups(lab).min(MISSED_MAX);
+            }
+            ensure!(load.failed <= allowed, "{kind} to {to}: {load:?}");
         }
         Ok(())
     }
+}
+
+/// Datagrams that were delivered where they should go, and found no socket there.
+fn missed_by_lookups(lab: &Lab) -> u64 {
+    let counted = lab.places().into_iter().filter_map(|place| place.within(telling).ok());
+    counted.flat_map(|counted| NO_SOCKET.map(|name| counted.get(name).copied().unwrap_or(0))).sum()
 }
 
 /// What the kernel of each place counted since the lab was built, and what it dropped for all since
