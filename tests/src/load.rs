@@ -20,9 +20,9 @@ const COUNTERS: [&str; 2] = ["/proc/thread-self/net/snmp", "/proc/thread-self/ne
 const NO_SOCKET: [&str; 2] = ["UdpNoPorts", "Udp6NoPorts"];
 /// Datagrams of a load, at most, that the kernel may have lost that way. Linux (seen: 6.18) misses
 /// a bound UDP socket when another one of its hash slot, in any namespace, connects during the
-/// look-up, and so moves to another slot with the look-up behind it. Without Millrace, and with a
-/// client's port that has the server's slot, it was 20 of 1 563 datagrams; with another port 0 of
-/// 1 718 080.
+/// look-up, and so moves to another slot with the look-up behind it. To see it without Millrace:
+/// question and answer with a server on port 8080, while sockets bind port 40848 (8080 + 2^15) and
+/// connect, again and again.
 const MISSED_MAX: u64 = 1;
 /// What it counts of a namespace's devices.
 const DEVICES: &str = "/proc/thread-self/net/dev";
@@ -60,23 +60,16 @@ impl Loads {
         Ok(())
     }
 
-    /// Stops them; not one dialogue may have failed.
+    /// Stops them; not one dialogue may have failed, but for datagrams that the kernel lost.
     pub fn stop(self, lab: &Lab) -> Result<()> {
-        self.stop_allowing(lab, |_, _| 0)
-    }
-
-    /// The same, but so many of a kind's dialogues may have failed, of as many as there were.
-    pub fn stop_allowing(self, lab: &Lab, may_fail: impl Fn(&str, u64) -> u64) -> Result<()> {
         for (kind, to, pressure) in self.running {
             let load = pressure.stop()?;
             ensure!(load.count > 0, "{kind} to {to}: nothing was dialled");
             if load.failed > 0 {
                 eprintln!("{kind} to {to}: {load:?}\n{}", what_was_counted(lab));
             }
-            let mut allowed = may_fail(kind, load.count);
-            if load.failed > allowed && kind.starts_with("udp") {
-                allowed += missed_by_lookups(lab).min(MISSED_MAX);
-            }
+            let is_udp = kind.starts_with("udp");
+            let allowed = if is_udp { missed_by_lookups(lab).min(MISSED_MAX) } else { 0 };
             ensure!(load.failed <= allowed, "{kind} to {to}: {load:?}");
         }
         Ok(())
