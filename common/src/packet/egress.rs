@@ -9,7 +9,7 @@ use super::frame::{Frame, Verdict};
 use super::ingress::{finish, is_from_uplink, pass, snapshot, touch};
 use super::masquerade;
 use super::network::{Family, Part};
-use super::rewrite::{Change, now_secs};
+use super::rewrite::Change;
 use super::tables::{Shared, Table, Tables};
 use super::transport::{Packet, tcp};
 use crate::counters::Counter;
@@ -88,7 +88,7 @@ fn note_answer<A: Family, S: Frame + Tables<A>>(
     row: &Shared<Flow<A>>,
     flow: &Flow<A>,
 ) {
-    touch(row, flow, now_secs(s), packet.seen());
+    touch(row, flow, s.now_secs(), packet.seen());
     s.add_bytes(row, s.network_bytes());
     if table.is_half_open(flow.bits) && packet.is_tcp_with(tcp::SYN | tcp::ACK, tcp::SYN | tcp::ACK)
     {

@@ -7,7 +7,7 @@ use super::bridged;
 use super::frame::{Frame, Verdict};
 use super::network::{Family, Part};
 use super::reject;
-use super::rewrite::{Change, now_secs, rewrite};
+use super::rewrite::{Change, rewrite};
 use super::tables::{Shared, Table, Tables};
 use super::transport::Packet;
 use super::{errors, establish, fragments, open};
@@ -110,7 +110,7 @@ fn known<A: Family, S: Frame + Tables<A>>(
     let flow = snapshot(row);
     let mut counter = Counter::IngressToClient;
     if flow.role != role::UNMASQ {
-        let now = now_secs(s);
+        let now = s.now_secs();
         if is_over(s, table, packet, &flow, now) {
             return Verdict::NONE;
         }

@@ -1,4 +1,5 @@
 //! The kernel's side of the programs: contexts and helper calls, each wrapped once.
 
+pub mod clock;
 pub mod context;
 pub mod helpers;

@@ -211,7 +211,7 @@ fn open(device: &str) -> Result<(OwnedFd, Mac)> {
 }
 
 /// A request about a device.
-fn interface(device: &str) -> Result<libc::ifreq> {
+pub(super) fn interface(device: &str) -> Result<libc::ifreq> {
     // SAFETY: plain data; all zeroes is an empty request.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     // The last byte stays zero.
@@ -232,6 +232,6 @@ fn set(socket: &OwnedFd, level: c_int, option: c_int, value: c_int) -> Result<()
     check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, pointer, size) })
 }
 
-fn check(code: c_int) -> Result<()> {
+pub(super) fn check(code: c_int) -> Result<()> {
     if code < 0 { Err(io::Error::last_os_error().into()) } else { Ok(()) }
 }

@@ -4,10 +4,12 @@
 
 mod device;
 mod draft;
+mod offload;
 mod seen;
 
 pub use device::{Mac, Wire, hardware_address};
 pub use draft::{Draft, Segment};
+pub use offload::compute_checksums;
 pub use seen::{Icmp, Seen};
 
 /// IP protocol numbers.
