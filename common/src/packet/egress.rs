@@ -73,7 +73,12 @@ fn known<A: Family, S: Frame + Tables<A>>(
     } else if flow.port.raw() == 0 {
         return Verdict::NONE;
     }
-    match finish(s, packet, &Change::of(&flow), counter) {
+    let verdict = finish(s, packet, &Change::of(&flow), counter);
+    // Last, as in `ingress::known`.
+    if is_answer {
+        s.add_bytes(row, s.network_bytes());
+    }
+    match verdict {
         Verdict::NEXT if is_answer && is_from_uplink(&flow) => back(s, &flow),
         verdict => verdict,
     }
@@ -89,7 +94,6 @@ fn note_answer<A: Family, S: Frame + Tables<A>>(
     flow: &Flow<A>,
 ) {
     touch(row, flow, s.now_secs(), packet.seen());
-    s.add_bytes(row, s.network_bytes());
     if table.is_half_open(flow.bits) && packet.is_tcp_with(tcp::SYN | tcp::ACK, tcp::SYN | tcp::ACK)
     {
         // SAFETY: an aligned word of a live row; a retransmission writes the same.

@@ -115,10 +115,14 @@ fn known<A: Family, S: Frame + Tables<A>>(
             return Verdict::NONE;
         }
         touch(row, &flow, now, packet.seen());
-        s.add_bytes(row, s.network_bytes());
         counter = Counter::IngressToBackend;
     }
-    finish(s, packet, &Change::of(&flow), counter)
+    let verdict = finish(s, packet, &Change::of(&flow), counter);
+    // Last: it waits for what was read before, the backend's row among that, which may be far.
+    if flow.role != role::UNMASQ {
+        s.add_bytes(row, s.network_bytes());
+    }
+    verdict
 }
 
 /// Whether the flow is over for this packet: the backend of a UDP flow is gone, or both sides were
