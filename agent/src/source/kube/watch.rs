@@ -6,18 +6,16 @@
 
 use std::time::Duration;
 
-use backon::ExponentialBuilder;
 use futures::{TryStreamExt, pin_mut};
 use kube::Client;
 use kube::api::{ListParams, ObjectList, Request, WatchEvent, WatchParams};
-use kube::runtime::utils::ResetTimerBackoff;
-use kube::runtime::watcher::ExponentialBackoff;
 use tokio::sync::mpsc::Sender;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
 use super::decode::Raw;
 use super::failure::Failure;
+use super::pauses::Pauses;
 use super::report::Report;
 use super::rights;
 use crate::source::{Event, Kind};
@@ -65,18 +63,23 @@ pub struct Timing {
     pub missing_retry: Duration,
 }
 
+impl Timing {
+    /// As it should be.
+    pub const DEFAULT: Self = Self {
+        watch_secs: WATCH_SECS,
+        watch_margin: WATCH_MARGIN,
+        reply: REPLY_TIMEOUT,
+        page_objects: PAGE_OBJECTS,
+        retry_first: RETRY_FIRST,
+        retry_max: RETRY_MAX,
+        retry_reset: RETRY_RESET,
+        missing_retry: MISSING_RETRY,
+    };
+}
+
 impl Default for Timing {
     fn default() -> Self {
-        Self {
-            watch_secs: WATCH_SECS,
-            watch_margin: WATCH_MARGIN,
-            reply: REPLY_TIMEOUT,
-            page_objects: PAGE_OBJECTS,
-            retry_first: RETRY_FIRST,
-            retry_max: RETRY_MAX,
-            retry_reset: RETRY_RESET,
-            missing_retry: MISSING_RETRY,
-        }
+        Self::DEFAULT
     }
 }
 
@@ -179,60 +182,55 @@ struct Follower {
     resource: Resource,
     sender: Sender<Event>,
     timing: Timing,
-    retry: ResetTimerBackoff<ExponentialBackoff>,
+    pauses: Pauses,
     report: Report,
 }
 
 impl Follower {
     fn new(client: Client, resource: Resource, sender: Sender<Event>, timing: Timing) -> Self {
-        let pauses = ExponentialBuilder::new()
-            .with_min_delay(timing.retry_first)
-            .with_max_delay(timing.retry_max)
-            .with_jitter()
-            .without_max_times();
-        let retry = ResetTimerBackoff::new(ExponentialBackoff::from(pauses), timing.retry_reset);
-        let report = Report::new(resource.kind);
-        Self { client, resource, sender, timing, retry, report }
+        let (pauses, report) = (Pauses::new(&timing), Report::new(resource.kind));
+        Self { client, resource, sender, timing, pauses, report }
     }
 
     async fn run(mut self) {
         let mut position = Position::List { paged: true };
         loop {
-            let (next, worked) = match position {
+            let (next, pause) = match position {
                 Position::List { paged } => self.list_step(paged).await,
                 Position::Watch { version } => self.watch_step(version).await,
             };
             position = next;
-            if !worked {
-                sleep(self.retry.next().unwrap_or(self.timing.retry_max)).await;
+            if let Some(pause) = pause {
+                sleep(pause).await;
             }
         }
     }
 
-    async fn list_step(&mut self, paged: bool) -> (Position, bool) {
+    /// Where it goes on, and after which pause.
+    async fn list_step(&mut self, paged: bool) -> (Position, Option<Duration>) {
         match self.list(paged).await {
             Ok(version) => {
                 send_all(&self.sender, self.report.works()).await;
-                (Position::Watch { version }, true)
+                (Position::Watch { version }, None)
             }
             // Slow readers of a big list lose the version they read: ask for all of it at once.
             Err(failure) if failure.is_expired() && paged => {
                 debug!(kind = %self.resource.kind, "the pages of a list expired: listing whole");
-                (Position::List { paged: false }, false)
+                (Position::List { paged: false }, Some(self.pauses.after(&failure)))
             }
             Err(failure) if failure.is_missing() && self.resource.is_optional => {
                 self.nothing_there().await;
-                (Position::List { paged: true }, true)
+                (Position::List { paged: true }, None)
             }
             Err(failure) if failure.is_bad_request() && self.resource.can_do_without_fields() => {
                 let (kind, why) = (self.resource.kind, failure.describe());
                 info!(%kind, why, "an older API server: asking for all and leaving some out here");
                 self.resource.fields = None;
-                (Position::List { paged: true }, true)
+                (Position::List { paged: true }, None)
             }
             Err(failure) => {
                 send_all(&self.sender, self.report.failed("list", &failure)).await;
-                (Position::List { paged: true }, false)
+                (Position::List { paged: true }, Some(self.pauses.after(&failure)))
             }
         }
     }
@@ -246,9 +244,10 @@ impl Follower {
         sleep(self.timing.missing_retry).await;
     }
 
-    async fn watch_step(&mut self, mut version: String) -> (Position, bool) {
+    /// As [`list_step`](Self::list_step).
+    async fn watch_step(&mut self, mut version: String) -> (Position, Option<Duration>) {
         let Err(failure) = self.watch(&mut version).await else {
-            return (Position::Watch { version }, true);
+            return (Position::Watch { version }, None);
         };
         if failure.is_expired() {
             debug!(kind = %self.resource.kind, version, "version expired: listing anew");
@@ -258,7 +257,7 @@ impl Follower {
         let resume = failure.can_resume();
         let next =
             if resume { Position::Watch { version } } else { Position::List { paged: true } };
-        (next, false)
+        (next, Some(self.pauses.after(&failure)))
     }
 
     /// List everything; the version that the list shows.
@@ -340,6 +339,7 @@ impl Follower {
                 Err(_) => debug!(kind = %self.resource.kind, "watching"),
             }
             settled = true;
+            self.pauses.watched();
             send_all(&self.sender, self.report.works()).await;
         }
     }
