@@ -14,8 +14,8 @@ use millrace_tests::wait::{self, CHANGE_TIMEOUT};
 use millrace_tests::world::{SMALL_MAPS, World, cluster_ip, reach, refused, unreachable};
 use serde_json::{Value, json};
 
-/// The agent's pause after several failures in a row (20 s) with its jitter (as much again), and time
-/// for a list after it.
+/// The agent's pause after several failures in a row (20 s) with its jitter (as much again), and
+/// time for a list after it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// The namespace of the objects that `manifest` builds.
 const NAMESPACE: &str = "shop";
