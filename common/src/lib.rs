@@ -19,10 +19,6 @@
 /// last change (`bpf::store::MAPS` of the agent).
 pub const ABI_VERSION: u32 = 8;
 
-/// Stands in the object where a call needs the number that `bpf_cast_to_kern_ctx` has in the
-/// kernel's BTF.
-pub const CAST_TO_KERN_CTX: u32 = 0x4d52_4b43;
-
 pub mod address;
 pub mod affinity;
 pub mod backend;

@@ -37,16 +37,3 @@ static HAS_COARSE_CLOCK: Global<u8> = Global::new(0);
 pub fn has_coarse_clock() -> bool {
     HAS_COARSE_CLOCK.load() != 0
 }
-
-/// Where `ip_summed` is in the kernel's `sk_buff`, in bits from its beginning; 0: not known.
-#[unsafe(no_mangle)]
-static IP_SUMMED_BIT: Global<u32> = Global::new(0);
-
-/// Where a packet's `ip_summed` is: byte, and lowest bit in it.
-#[inline(always)]
-pub fn ip_summed() -> Option<(u32, u32)> {
-    match IP_SUMMED_BIT.load() {
-        0 => None,
-        bit => Some((bit / 8, bit % 8)),
-    }
-}

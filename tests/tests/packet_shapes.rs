@@ -4,6 +4,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
+use millrace::bpf::object::PacketBuild;
 use millrace_common::address::{V4, V6};
 use millrace_common::packet::frame::Verdict;
 use millrace_tests::packet::build::{Error, Packet, Payload, Ports, Udp, extension};
@@ -245,5 +246,10 @@ fn every_shape_ends_as_it_should_natively() -> Result<()> {
 
 #[test]
 fn every_shape_goes_the_same_way_in_the_kernel() -> Result<()> {
-    Stage::tell_the_kernel(&stories::<V4>(), &stories::<V6>())
+    Stage::load(PacketBuild::of_this_kernel())?.tell(&stories::<V4>(), &stories::<V6>())
+}
+
+#[test]
+fn every_shape_goes_the_same_way_in_the_plain_programs() -> Result<()> {
+    Stage::load(PacketBuild::Plain)?.tell(&stories::<V4>(), &stories::<V6>())
 }

@@ -15,7 +15,6 @@ pub mod flow_filter;
 pub mod flows;
 mod frontend_filter;
 pub mod inventory;
-pub mod kernel_types;
 #[cfg(feature = "bpf-log")]
 mod log;
 pub mod map;
@@ -25,6 +24,7 @@ pub mod object;
 pub mod packet;
 pub mod pins;
 pub mod readings;
+
 pub mod store;
 pub mod sys;
 pub mod tcx;

@@ -1,7 +1,6 @@
 //! Loading the programs: with the maps that are pinned if they fit, else with new ones.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -12,13 +11,12 @@ use aya::programs::{
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_obj::generated::bpf_attach_type;
 
+use millrace_common::ABI_VERSION;
 use millrace_common::backend::BackendPair;
 use millrace_common::row::Pair;
 use millrace_common::service::ServiceKey;
-use millrace_common::{ABI_VERSION, CAST_TO_KERN_CTX};
 
 use super::flows::FlowStore;
-use super::kernel_types::SumPlace;
 use super::node_maps::NodeMaps;
 use super::pins::Pins;
 use super::readings::MapReadings;
@@ -58,9 +56,8 @@ pub const PACKET_PROGRAMS: [&str; 4] = ["packet_out", "packet_in", "packet_out_l
 /// The packet path's programs come twice, and do the same.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PacketBuild {
-    /// With headers read and written in as few steps as can be, transport checksums too if it is
-    /// known where the kernel says what they are.
-    Swift(Option<SumPlace>),
+    /// With headers read and written in as few steps as can be.
+    Swift,
     /// For kernels whose verifiers give up over that.
     Plain,
 }
@@ -71,36 +68,15 @@ impl PacketBuild {
 
     /// What this kernel is known to take.
     pub fn of_this_kernel() -> Self {
-        match is_at_least(Self::SWIFT_SINCE) {
-            true => Self::Swift(SumPlace::of_this_kernel()),
-            false => Self::Plain,
-        }
+        if is_at_least(Self::SWIFT_SINCE) { Self::Swift } else { Self::Plain }
     }
 
     /// The name of a program in the object.
     fn name(self, program: &str) -> String {
         match self {
-            Self::Swift(_) => program.to_owned(),
+            Self::Swift => program.to_owned(),
             Self::Plain => format!("{program}_plain"),
         }
-    }
-
-    /// What the programs are told of the kernel's types.
-    fn sum_place(self) -> Option<SumPlace> {
-        match self {
-            Self::Swift(place) => place,
-            Self::Plain => None,
-        }
-    }
-}
-
-impl fmt::Display for PacketBuild {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Swift(Some(_)) => "swift, checksums included",
-            Self::Swift(None) => "swift",
-            Self::Plain => "plain",
-        })
     }
 }
 
@@ -306,21 +282,17 @@ fn load_programs(directory: &Path, settings: &Settings) -> Result<Programs> {
     let has_coarse_clock = u8::from(is_at_least(helper::COARSE_CLOCK));
     let paths: Vec<(&str, PathBuf)> =
         MAPS.iter().map(|(name, _)| (*name, directory.join(name))).collect();
-    let sum_place = settings.packets.sum_place();
-    let ip_summed_bit = sum_place.map_or(0, |place| place.bit);
-    let object = object_for(sum_place.map(|place| place.cast));
     let mut loader = EbpfLoader::new();
     loader.override_global("NODE_NETNS_COOKIE", &settings.node_netns_cookie, true);
     loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
     loader.override_global("HAS_COARSE_CLOCK", &has_coarse_clock, true);
-    loader.override_global("IP_SUMMED_BIT", &ip_summed_bit, true);
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
         if let Some(rows) = max_entries(name, settings) {
             loader.map_max_entries(name, rows);
         }
     }
-    let mut ebpf = loader.load(&bytes_of(&object)[..OBJECT.len()]).with_context(|| {
+    let mut ebpf = loader.load(OBJECT).with_context(|| {
         let Capacity { services, backends, slots, frontends, sources } = settings.capacity;
         format!(
             "load the BPF maps with --max-services {services} --max-backends {backends} \
@@ -338,41 +310,7 @@ fn load_programs(directory: &Path, settings: &Settings) -> Result<Programs> {
     for name in PACKET_PROGRAMS {
         programs.packet(&mut ebpf, name, settings.packets)?;
     }
-    let plain_instead = &programs.refused;
-    tracing::info!(packets = %settings.packets, ?plain_instead, "loaded the programs");
     Ok(programs)
-}
-
-/// An instruction, as it stands in the object.
-const fn instruction(code: u8, source: u8, number: u32) -> u64 {
-    u64::from_le_bytes([code, source << 4, 0, 0, 0, 0, 0, 0]) | (number as u64) << 32
-}
-
-/// The object with calls of a kernel function by its number in the kernel's BTF; where that is not
-/// known, with something harmless instead, which the programs never get to.
-fn object_for(cast: Option<u32>) -> Vec<u64> {
-    const CALL: u8 = 0x85;
-    const KERNEL_FUNCTION: u8 = 2;
-    const SET_R0: u8 = 0xb7;
-    let marked = instruction(CALL, KERNEL_FUNCTION, CAST_TO_KERN_CTX);
-    let meant = match cast {
-        Some(number) => instruction(CALL, KERNEL_FUNCTION, number),
-        None => instruction(SET_R0, 0, 0),
-    };
-    let words = OBJECT.chunks(size_of::<u64>()).map(|chunk| {
-        let mut bytes = [0; size_of::<u64>()];
-        bytes[..chunk.len()].copy_from_slice(chunk);
-        match u64::from_le_bytes(bytes) {
-            word if word == marked => meant,
-            word => word,
-        }
-    });
-    words.map(u64::to_le).collect()
-}
-
-fn bytes_of(words: &[u64]) -> &[u8] {
-    // SAFETY: numbers, as the bytes that they are.
-    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
 }
 
 impl Programs {
@@ -380,7 +318,7 @@ impl Programs {
     /// we know.
     fn packet(&mut self, ebpf: &mut Ebpf, name: &'static str, build: PacketBuild) -> Result<()> {
         let program = match load_program(ebpf, &build.name(name)) {
-            Err(error) if build != PacketBuild::Plain => {
+            Err(error) if build == PacketBuild::Swift => {
                 tracing::warn!("taking the plain program instead: {error:#}");
                 self.refused.push(name);
                 load_program(ebpf, &PacketBuild::Plain.name(name))?
@@ -436,30 +374,4 @@ mod helper {
 fn is_at_least(version: (u32, u32)) -> bool {
     let release = super::environment::kernel_release().unwrap_or_default();
     super::environment::parse_release(&release).is_some_and(|ours| ours >= version)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// How many instructions of the object call a kernel function, by number.
-    fn calls(object: &[u64], number: u32) -> usize {
-        let call = instruction(0x85, 2, number);
-        object.iter().filter(|word| u64::from_le(**word) == call).count()
-    }
-
-    #[test]
-    fn every_call_of_a_kernel_function_gets_its_number() {
-        const NUMBER: u32 = 63_539;
-        let marked: Vec<u64> = object_for(Some(CAST_TO_KERN_CTX));
-        assert_eq!(&bytes_of(&marked)[..OBJECT.len()], OBJECT);
-        let count = calls(&marked, CAST_TO_KERN_CTX);
-        assert!(count > 0, "the object calls no kernel function");
-        for (object, calls_left) in [(object_for(Some(NUMBER)), count), (object_for(None), 0)] {
-            assert_eq!(calls(&object, NUMBER), calls_left);
-            assert_eq!(calls(&object, CAST_TO_KERN_CTX), 0);
-            let changed = object.iter().zip(&marked).filter(|(new, old)| new != old);
-            assert_eq!(changed.count(), count);
-        }
-    }
 }

@@ -9,7 +9,7 @@ use super::frame::{Frame, Verdict};
 use super::ingress::{finish, is_from_uplink, pass, snapshot, touch};
 use super::masquerade;
 use super::network::{Family, Part};
-use super::rewrite::Change;
+use super::rewrite::{Change, now_secs};
 use super::tables::{Shared, Table, Tables};
 use super::transport::{Packet, tcp};
 use crate::counters::Counter;
@@ -73,12 +73,7 @@ fn known<A: Family, S: Frame + Tables<A>>(
     } else if flow.port.raw() == 0 {
         return Verdict::NONE;
     }
-    let verdict = finish(s, packet, &Change::of(&flow), counter);
-    // Last, as in `ingress::known`.
-    if is_answer {
-        s.add_bytes(row, s.network_bytes());
-    }
-    match verdict {
+    match finish(s, packet, &Change::of(&flow), counter) {
         Verdict::NEXT if is_answer && is_from_uplink(&flow) => back(s, &flow),
         verdict => verdict,
     }
@@ -93,7 +88,8 @@ fn note_answer<A: Family, S: Frame + Tables<A>>(
     row: &Shared<Flow<A>>,
     flow: &Flow<A>,
 ) {
-    touch(row, flow, s.now_secs(), packet.seen());
+    touch(row, flow, now_secs(s), packet.seen());
+    s.add_bytes(row, s.network_bytes());
     if table.is_half_open(flow.bits) && packet.is_tcp_with(tcp::SYN | tcp::ACK, tcp::SYN | tcp::ACK)
     {
         // SAFETY: an aligned word of a live row; a retransmission writes the same.

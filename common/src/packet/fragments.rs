@@ -3,7 +3,7 @@
 
 use super::frame::{Frame, Verdict};
 use super::network::Family;
-use super::rewrite::{Change, replace_address};
+use super::rewrite::{Change, now_secs, replace_address};
 use super::tables::Tables;
 use super::transport::Packet;
 use crate::address::Family as Version;
@@ -14,7 +14,7 @@ use crate::fragment::{FRAGMENT_SECS, Fragment, FragmentKey};
 /// The first fragment is about to be changed: have the others follow.
 #[inline(never)]
 pub fn remember<A: Family, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>, change: &Change<A>) {
-    let fragment = Fragment { address: change.address, since_secs: s.now_secs() };
+    let fragment = Fragment { address: change.address, since_secs: now_secs(s) };
     s.set_fragment(&key(packet), &fragment);
 }
 
@@ -22,7 +22,7 @@ pub fn remember<A: Family, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>, chan
 #[inline(never)]
 pub fn follow<A: Family, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) -> Verdict {
     let fragment = match s.fragment(&key(packet)) {
-        Some(found) if s.now_secs().wrapping_sub(found.since_secs) <= FRAGMENT_SECS => found,
+        Some(found) if now_secs(s).wrapping_sub(found.since_secs) <= FRAGMENT_SECS => found,
         _ if is_ours(s, packet) && s.park(&key(packet)) => {
             s.count(Counter::FragmentParked);
             return Verdict::DROP;
@@ -54,7 +54,7 @@ pub fn settle<A: Family, S: Frame + Tables<A>>(s: &S, packet: &Packet<A>) {
     }
     let key = key(packet);
     if s.fragment(&key).is_none() {
-        let fragment = Fragment { address: packet.key.destination, since_secs: s.now_secs() };
+        let fragment = Fragment { address: packet.key.destination, since_secs: now_secs(s) };
         s.set_fragment(&key, &fragment);
     }
     s.release(&key);

@@ -1,6 +1,6 @@
 //! A packet under a hook, as the code that translates it wants to see it.
 
-use crate::address::{Be16, checksum_add, checksum_replace};
+use crate::address::Be16;
 use crate::row::Row;
 
 /// What a hook says to the kernel. (One number, not an enum: it goes through BPF's one return
@@ -88,39 +88,8 @@ pub trait Frame {
     /// Update a transport checksum at `offset` for a change of the pseudo header or of what the
     /// checksum covers itself (`bpf_l4_csum_replace`).
     fn update_checksum(&self, offset: u32, difference: u32, how: Checksum) -> bool;
-    /// What stands in the field of its transport checksum; nothing: that cannot be told, or the
-    /// kernel has a sum of the whole packet besides, which has to follow (`CHECKSUM_COMPLETE`).
-    fn sum(&self) -> Option<Sum>;
     /// Cut to, or grow by zeroes to, `len` bytes (`bpf_skb_change_tail`).
     fn resize(&self, len: u32) -> bool;
-}
-
-/// What stands in the field of a transport checksum. (As a mask, because BPF has branches for
-/// everything else, and the verifier walks each.)
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Sum(u32);
-
-impl Sum {
-    /// The checksum.
-    pub const DONE: Self = Self::of(0);
-    /// The sum of the pseudo header, not complemented: a device adds the rest
-    /// (`CHECKSUM_PARTIAL`).
-    pub const PENDING: Self = Self::of(1);
-
-    /// Pending for 1, done for 0.
-    #[inline(always)]
-    pub const fn of(is_pending: u32) -> Self {
-        Self(0_u32.wrapping_sub(is_pending))
-    }
-
-    /// What the field becomes when what the checksum covers changes by that much (RFC 1624):
-    /// addresses in the pseudo header, and the rest.
-    #[inline(always)]
-    pub const fn replace(self, field: u16, addresses: u32, rest: u32) -> u16 {
-        let Self(mask) = self;
-        let difference = checksum_add(addresses, rest & !mask);
-        checksum_replace(field ^ mask as u16, difference) ^ mask as u16
-    }
 }
 
 /// How [`Frame::update_checksum`] goes about it.

@@ -7,7 +7,7 @@ use super::bridged;
 use super::frame::{Frame, Verdict};
 use super::network::{Family, Part};
 use super::reject;
-use super::rewrite::{Change, rewrite};
+use super::rewrite::{Change, now_secs, rewrite};
 use super::tables::{Shared, Table, Tables};
 use super::transport::Packet;
 use super::{errors, establish, fragments, open};
@@ -110,19 +110,15 @@ fn known<A: Family, S: Frame + Tables<A>>(
     let flow = snapshot(row);
     let mut counter = Counter::IngressToClient;
     if flow.role != role::UNMASQ {
-        let now = s.now_secs();
+        let now = now_secs(s);
         if is_over(s, table, packet, &flow, now) {
             return Verdict::NONE;
         }
         touch(row, &flow, now, packet.seen());
+        s.add_bytes(row, s.network_bytes());
         counter = Counter::IngressToBackend;
     }
-    let verdict = finish(s, packet, &Change::of(&flow), counter);
-    // Last: it waits for what was read before, the backend's row among that, which may be far.
-    if flow.role != role::UNMASQ {
-        s.add_bytes(row, s.network_bytes());
-    }
-    verdict
+    finish(s, packet, &Change::of(&flow), counter)
 }
 
 /// Whether the flow is over for this packet: the backend of a UDP flow is gone, or both sides were

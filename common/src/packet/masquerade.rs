@@ -1,10 +1,10 @@
 //! The node takes the client's place: its address, and a port that nobody else has towards this
 //! backend.
 
-use super::frame::Frame;
-use super::ingress::snapshot;
+use super::frame::{Frame, Verdict};
+use super::ingress::{finish, snapshot};
 use super::network::Family;
-use super::rewrite::{Change, rewrite_first};
+use super::rewrite::{Change, now_secs};
 use super::tables::{Shared, Table, Tables};
 use super::transport::Packet;
 use crate::address::{Be16, Protocol};
@@ -51,9 +51,8 @@ pub fn begin<A: Family, S: Frame + Tables<A>>(
         core::ptr::write_volatile(&raw mut (*row.get()).address, flow.address);
         core::ptr::write_volatile(&raw mut (*row.get()).port, flow.port);
     }
-    let is_changed = rewrite_first(s, packet, &Change::of(&flow));
-    s.count(if is_changed { Counter::EgressMasqueraded } else { Counter::DroppedBroken });
-    is_changed
+    let change = Change::of(&flow);
+    finish(s, packet, &change, Counter::EgressMasqueraded) == Verdict::NEXT
 }
 
 /// The address of the device, else of the node.
@@ -219,7 +218,7 @@ fn give_up<A: Family, S: Frame + Tables<A>>(
             unsafe { ((*reply).open_key(&other), (*reply).seen, (*reply).last_used_secs) };
         // SAFETY: as above.
         let is_half_open = table.is_half_open(unsafe { (*reply).bits });
-        let idle = s.now_secs().wrapping_sub(last);
+        let idle = now_secs(s).wrapping_sub(last);
         let closed = seen::FIN | seen::RST;
         let is_over = idle >= IDLE_SECS && (is_half_open || saw & closed != 0);
         if !is_over || idle > u32::MAX / 2 {

@@ -25,7 +25,6 @@ pub mod network;
 pub mod open;
 pub mod reject;
 pub mod rewrite;
-pub mod swift;
 pub mod tables;
 pub mod transport;
 

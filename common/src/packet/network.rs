@@ -2,9 +2,8 @@
 
 use super::frame::{ETHERTYPE_V4, ETHERTYPE_V6, Frame};
 use super::rewrite::Ports;
-use super::swift::{self, Differences, Stored};
 use super::transport::Packet;
-use crate::address::{Address, Be16, V4, V6};
+use crate::address::{Address, Be16, V4, V6, checksum_replace};
 use crate::counters::Counter;
 use crate::flow::{FlowKey, side};
 use crate::row::Row;
@@ -44,15 +43,19 @@ pub trait Family: Address {
         quoted: bool,
         packet: &mut Packet<Self>,
     ) -> Result<(), Counter>;
-    /// Put in an address and both ports in as few steps as can be; at [`side::INGRESS`] the address
-    /// is the destination's.
-    fn store<F: Frame>(
-        frame: &F,
-        packet: &Packet<Self>,
-        address: &Self,
-        ports: Ports,
-        by: Differences,
-    ) -> Stored;
+    /// Put in an address, that makes this difference to the header's checksum, and both ports, in
+    /// one step; at [`side::INGRESS`] the address is the destination's. False: nothing was written,
+    /// it takes several steps.
+    #[inline(always)]
+    fn store_ends<F: Frame>(
+        _frame: &F,
+        _packet: &Packet<Self>,
+        _address: &Self,
+        _difference: u32,
+        _ports: Ports,
+    ) -> bool {
+        false
+    }
 }
 
 /// Largest length a header can express, in bytes: what is longer was put together by GRO or is yet
@@ -76,6 +79,19 @@ struct V4Header {
 
 // SAFETY: the twenty bytes of RFC 791 section 3.1.
 unsafe impl Row for V4Header {}
+
+/// The end of a header without options, and the ports behind it.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+struct V4Ends {
+    checksum: u16,
+    source: V4,
+    destination: V4,
+    ports: Ports,
+}
+
+// SAFETY: fourteen bytes, packed.
+unsafe impl Row for V4Ends {}
 
 /// Offset of the header checksum.
 const V4_CHECKSUM_OFFSET: u32 = 10;
@@ -140,14 +156,24 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn store<F: Frame>(
+    fn store_ends<F: Frame>(
         frame: &F,
         packet: &Packet<Self>,
         address: &Self,
+        difference: u32,
         ports: Ports,
-        by: Differences,
-    ) -> Stored {
-        swift::store_v4(frame, packet, *address, ports, by)
+    ) -> bool {
+        let place = packet.network + V4_CHECKSUM_OFFSET;
+        if packet.transport != packet.network + V4_BYTES {
+            return false;
+        }
+        let Some(checksum) = frame.load_header::<u16>(place) else { return false };
+        let checksum = checksum_replace(checksum, difference);
+        let (source, destination) = match packet.key.side {
+            side::INGRESS => (packet.key.source, *address),
+            _ => (*address, packet.key.destination),
+        };
+        frame.store(place, &V4Ends { checksum, source, destination, ports })
     }
 }
 
@@ -255,21 +281,6 @@ impl Family for V6 {
             follow_extensions(frame, packet)?;
         }
         Ok(())
-    }
-
-    #[inline(always)]
-    fn store<F: Frame>(
-        frame: &F,
-        packet: &Packet<Self>,
-        address: &Self,
-        ports: Ports,
-        by: Differences,
-    ) -> Stored {
-        let offset = match packet.key.side {
-            side::INGRESS => Self::DESTINATION_OFFSET,
-            _ => Self::SOURCE_OFFSET,
-        };
-        swift::store_v6(frame, packet, packet.network + offset, address, ports, by)
     }
 }
 

@@ -6,7 +6,7 @@ use super::beside;
 use super::frame::{Frame, Verdict};
 use super::ingress::pass;
 use super::reject::{self, Answer};
-use super::rewrite::{Change, rewrite_first};
+use super::rewrite::{Change, now_secs, rewrite};
 use super::tables::{Table, Tables};
 use super::transport::Packet;
 use crate::address::{Be16, Protocol};
@@ -203,7 +203,7 @@ fn forward<A: Answer, S: Frame + Tables<A>>(
     choice: &Choice<A>,
 ) -> Result<(), Counter> {
     let target = &choice.target;
-    let now = s.now_secs();
+    let now = now_secs(s);
     let mut flow = Flow {
         bytes: Count::ZERO,
         address: target.address,
@@ -225,7 +225,7 @@ fn forward<A: Answer, S: Frame + Tables<A>>(
     if !write(s, packet, &mut flow, target) && !write_half_open(s, packet, &mut flow, target) {
         return Err(Counter::DroppedNoRoom);
     }
-    if !rewrite_first(s, packet, &Change::of(&flow)) {
+    if !rewrite(s, packet, &Change::of(&flow)) {
         return Err(Counter::DroppedBroken);
     }
     if target.by_affinity {

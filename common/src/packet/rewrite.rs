@@ -3,7 +3,6 @@
 use super::fragments;
 use super::frame::{Checksum, Frame};
 use super::network::Family;
-use super::swift::{Differences, Stored};
 use super::tables::Tables;
 use super::transport::Packet;
 use crate::address::{Be16, Family as Version, Protocol, checksum_add};
@@ -56,43 +55,6 @@ pub fn rewrite<A: Family, S: Frame + Tables<A>>(
     packet: &Packet<A>,
     change: &Change<A>,
 ) -> bool {
-    if packet.is_first_fragment() {
-        fragments::remember(s, packet, change);
-    }
-    put(s, packet, change, S::SWIFT)
-}
-
-/// As [`rewrite`], by a call: for a flow's first packet, where the stack is full of what was found.
-#[inline(always)]
-pub fn rewrite_first<A: Family, S: Frame + Tables<A>>(
-    s: &S,
-    packet: &Packet<A>,
-    change: &Change<A>,
-) -> bool {
-    if packet.is_first_fragment() {
-        fragments::remember(s, packet, change);
-    }
-    put_by_call(s, packet, change)
-}
-
-#[inline(never)]
-fn put_by_call<A: Family, S: Frame + Tables<A>>(
-    s: &S,
-    packet: &Packet<A>,
-    change: &Change<A>,
-) -> bool {
-    // IPv6 has no room for its headers here.
-    put(s, packet, change, S::SWIFT && matches!(A::FAMILY, Version::V4))
-}
-
-/// Change the packet: in as few steps as can be, or in more.
-#[inline(always)]
-fn put<A: Family, S: Frame + Tables<A>>(
-    s: &S,
-    packet: &Packet<A>,
-    change: &Change<A>,
-    swiftly: bool,
-) -> bool {
     let ingress = packet.key.side == side::INGRESS;
     let (old, offset) = match ingress {
         true => (packet.key.destination, A::DESTINATION_OFFSET),
@@ -102,43 +64,41 @@ fn put<A: Family, S: Frame + Tables<A>>(
         true => (change.other_port, change.port),
         false => (change.port, change.other_port),
     };
-    let ports = Ports { source, destination };
-    let by = Differences {
-        address: old.checksum_difference(change.address),
-        ports: checksum_add(
-            port_difference(packet.key.source_port, source),
-            port_difference(packet.key.destination_port, destination),
-        ),
-    };
-    // Often a port stays what it is.
-    let moves = source != packet.key.source_port || destination != packet.key.destination_port;
-    match if swiftly { A::store(s, packet, &change.address, ports, by) } else { Stored::Nothing } {
-        Stored::All => true,
-        Stored::Headers => update_checksum(s, packet, by, moves),
-        Stored::Nothing => {
-            replace_address(s, packet.network, offset, &change.address, by.address)
-                && (!moves || s.store(packet.transport, &ports))
-                && update_checksum(s, packet, by, moves)
-        }
+    if packet.is_first_fragment() {
+        fragments::remember(s, packet, change);
     }
-}
-
-/// Update the transport checksum, if there is one.
-#[inline(always)]
-fn update_checksum<A: Family, F: Frame>(
-    frame: &F,
-    packet: &Packet<A>,
-    by: Differences,
-    moves: bool,
-) -> bool {
-    let Some(offset) = packet.checksum_offset() else { return true };
+    let address = old.checksum_difference(change.address);
+    let ports = Ports { source, destination };
+    let is_stored = S::SWIFT && A::store_ends(s, packet, &change.address, address, ports);
+    if !is_stored && !replace_address(s, packet.network, offset, &change.address, address) {
+        return false;
+    }
     let how = Checksum {
         pseudo: true,
         optional: packet.key.protocol == Protocol::Udp as u8,
         v6: matches!(A::FAMILY, Version::V6),
     };
-    frame.update_checksum(offset, by.address, how)
-        && (!moves || frame.update_checksum(offset, by.ports, Checksum { pseudo: false, ..how }))
+    if let Some(checksum) = packet.checksum_offset()
+        && !s.update_checksum(checksum, address, how)
+    {
+        return false;
+    }
+    if source == packet.key.source_port && destination == packet.key.destination_port {
+        return true;
+    }
+    let difference = checksum_add(
+        port_difference(packet.key.source_port, source),
+        port_difference(packet.key.destination_port, destination),
+    );
+    if !is_stored && !s.store(packet.transport, &ports) {
+        return false;
+    }
+    match packet.checksum_offset() {
+        Some(checksum) => {
+            s.update_checksum(checksum, difference, Checksum { pseudo: false, ..how })
+        }
+        None => true,
+    }
 }
 
 /// Put an address into the network header that begins at `network`.
@@ -157,4 +117,10 @@ pub fn replace_address<A: Family, F: Frame>(
         Some(checksum) => frame.update_header_checksum(network + checksum, difference),
         None => true,
     }
+}
+
+/// `CLOCK_MONOTONIC` in seconds.
+#[inline(always)]
+pub fn now_secs<A: Family, S: Tables<A>>(s: &S) -> u32 {
+    (s.now_ns() / crate::affinity::NS_PER_SEC) as u32
 }

@@ -3,7 +3,6 @@
 use core::cell::UnsafeCell;
 
 use crate::address::Address;
-use crate::affinity::NS_PER_SEC;
 use crate::counters::Counter;
 use crate::flow::{Flow, FlowKey, bits};
 use crate::flow_filter::Possible;
@@ -49,11 +48,6 @@ impl Table {
 
 /// The maps of one family, seen by one packet.
 pub trait Tables<A: Address>: select::Tables<A> {
-    /// `CLOCK_MONOTONIC` in seconds.
-    #[inline(always)]
-    fn now_secs(&self) -> u32 {
-        (self.now_ns() / NS_PER_SEC) as u32
-    }
     /// What the flow filter says of a packet. Asked of every one, and before an entry is looked for
     /// that is hardly ever there.
     fn possible(&self, key: &FlowKey<A>) -> Possible;

@@ -7,7 +7,6 @@ use aya_ebpf::programs::TcContext;
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use core::ptr;
-use millrace_common::CAST_TO_KERN_CTX;
 use millrace_common::address::Be16;
 use millrace_common::counters::Counter;
 use millrace_common::row::Row;
@@ -170,36 +169,6 @@ pub fn forget(ctx: &TcContext, number: u32) -> u32 {
             options(pure, nomem, nostack));
     }
     word
-}
-
-/// `sk_buff::ip_summed` of a packet, if the agent has found where that is.
-///
-/// `__sk_buff` does not show it: the packet is looked at as the kernel sees it, by
-/// `bpf_cast_to_kern_ctx` (Linux 6.2), of which the verifier makes a move of one register. A call
-/// of a kernel function names it by its number in the kernel's BTF; the agent puts that in the
-/// place of [`CAST_TO_KERN_CTX`], and where it knows none, something harmless that nobody gets to.
-#[inline(always)]
-pub fn ip_summed(ctx: &TcContext) -> Option<u32> {
-    let (byte, bit) = config::ip_summed()?;
-    let state: u64;
-    // SAFETY: the program's context; a byte of a field of it, as the verifier checks.
-    unsafe {
-        core::arch::asm!(
-            // BPF_JMP | BPF_CALL; src_reg is BPF_PSEUDO_KFUNC_CALL; a call may change five
-            // registers.
-            ".byte 0x85, 0x20, 0, 0",
-            ".long {function}",
-            "r0 += {byte}",
-            "r0 = *(u8 *)(r0 + 0)",
-            function = const CAST_TO_KERN_CTX,
-            byte = in(reg) u64::from(byte),
-            inlateout("r1") ctx.skb.skb => _,
-            out("r0") state,
-            out("r2") _, out("r3") _, out("r4") _, out("r5") _,
-            options(nostack)
-        );
-    }
-    Some((state >> bit) as u32 & 3)
 }
 
 /// Index of the device a packet is on.

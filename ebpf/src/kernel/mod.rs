@@ -1,5 +1,4 @@
 //! The kernel's side of the programs: contexts and helper calls, each wrapped once.
 
-pub mod clock;
 pub mod context;
 pub mod helpers;

@@ -4,15 +4,12 @@ use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated;
 use core::mem::MaybeUninit;
 use millrace_common::address::Be16;
-use millrace_common::packet::frame::{Checksum, Frame, Sum};
+use millrace_common::packet::frame::{Checksum, Frame};
 use millrace_common::row::Row;
 
 use super::Hook;
 use crate::kernel::helpers;
 
-/// `sk_buff::ip_summed` (linux/skbuff.h). The others are CHECKSUM_NONE and CHECKSUM_UNNECESSARY, 0
-/// and 1: the checksum is there; and CHECKSUM_PARTIAL, 3: a device computes it.
-const CHECKSUM_COMPLETE: u32 = 2;
 /// `PACKET_OTHERHOST`.
 const PACKET_OTHERHOST: u32 = 3;
 
@@ -114,11 +111,6 @@ impl<const SWIFT: bool> Frame for Hook<'_, SWIFT> {
             unsafe { generated::bpf_csum_update(skb, difference) };
         }
         result == 0
-    }
-    #[inline(always)]
-    fn sum(&self) -> Option<Sum> {
-        let state = helpers::ip_summed(self.ctx)?;
-        if state == CHECKSUM_COMPLETE { None } else { Some(Sum::of(state >> 1)) }
     }
     #[inline(always)]
     fn resize(&self, len: u32) -> bool {

@@ -8,9 +8,10 @@
 use aya_ebpf::bindings::{BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, BPF_NOEXIST};
 use aya_ebpf::helpers::generated;
 use aya_ebpf::programs::TcContext;
+use millrace_common::affinity::NS_PER_SEC;
 use millrace_common::fragment::{FRAGMENT_SECS, PARKED_BYTES, PARKED_OF_ONE, Parked, ParkedKey};
 
-use crate::kernel::{clock, helpers};
+use crate::kernel::helpers;
 use crate::maps;
 
 /// Rows of the scratch map.
@@ -48,7 +49,7 @@ pub fn release(ctx: &TcContext, mut key: ParkedKey) {
         }
         is_saved = true;
         // SAFETY: a row that stays readable until the program ends.
-        let age = clock::now_secs().wrapping_sub(unsafe { (*parked).since_secs });
+        let age = now_secs().wrapping_sub(unsafe { (*parked).since_secs });
         if age <= FRAGMENT_SECS && become_frame(ctx, parked) {
             let device = helpers::device(ctx);
             // SAFETY: the context and numbers.
@@ -75,7 +76,7 @@ fn copy(ctx: &TcContext, row: *mut Parked) -> bool {
     // SAFETY: a row of this CPU's own, and no more bytes than it has.
     unsafe {
         (*row).len = len;
-        (*row).since_secs = clock::now_secs();
+        (*row).since_secs = now_secs();
         let frame = (&raw mut (*row).frame).cast();
         generated::bpf_skb_load_bytes(ctx.skb.skb.cast(), 0, frame, bounded(len)) == 0
     }
@@ -116,4 +117,9 @@ fn bounded(len: u32) -> u32 {
         );
     }
     len as u32
+}
+
+#[inline(always)]
+fn now_secs() -> u32 {
+    (helpers::now_ns() / NS_PER_SEC) as u32
 }

@@ -16,7 +16,7 @@ use millrace_common::select;
 
 use super::rows::{PacketRows, Put};
 use super::{Hook, filter, parking, room};
-use crate::kernel::{clock, helpers};
+use crate::kernel::helpers;
 use crate::maps;
 use crate::socket::tables::{affinity, set_affinity};
 
@@ -57,10 +57,6 @@ impl<A: PacketRows, const SWIFT: bool> select::Tables<A> for Hook<'_, SWIFT> {
 }
 
 impl<A: PacketRows, const SWIFT: bool> Tables<A> for Hook<'_, SWIFT> {
-    #[inline(always)]
-    fn now_secs(&self) -> u32 {
-        clock::now_secs()
-    }
     #[inline(always)]
     fn possible(&self, key: &FlowKey<A>) -> Possible {
         filter::possible(key)

@@ -4,6 +4,7 @@
 
 use aya_ebpf::bindings::bpf_sock;
 use millrace_common::address::{Address, Be16, Protocol, V6};
+use millrace_common::affinity::NS_PER_SEC;
 use millrace_common::backend::state;
 use millrace_common::counters::Counter;
 use millrace_common::frontend::FrontendKey;
@@ -11,7 +12,7 @@ use millrace_common::peer::{Connected, PEER_SLOTS, Peer, RECENT_PEERS, UDP_IDLE_
 use millrace_common::select::Target;
 
 use super::tables::Rows;
-use crate::kernel::{clock, helpers};
+use crate::kernel::helpers;
 use crate::maps;
 
 /// A record of what was dialled and where it leads; without a target, of a destination to be
@@ -31,6 +32,12 @@ pub fn peer<A: Address>(key: &FrontendKey<A>, target: Option<&Target<A>>, now_se
         peer.generation = target.generation;
     }
     peer
+}
+
+/// `CLOCK_MONOTONIC` in seconds, which outlasts any uptime.
+#[inline(always)]
+pub fn now_secs() -> u32 {
+    (helpers::now_ns() / NS_PER_SEC) as u32
 }
 
 /// The place that a cookie chooses.
@@ -164,7 +171,7 @@ pub fn sticky<A: Rows>(sk: *mut bpf_sock, key: &FrontendKey<A>, service: u32) ->
         return Sticky::None;
     }
     let dialled = key.address.to_v6();
-    let now_secs = clock::now_secs();
+    let now_secs = now_secs();
     for index in 0..RECENT_PEERS {
         // SAFETY: not null, so a value of the map, and the index is below its length. Two threads
         // may send on one socket: a torn record fails the checks below and is chosen again.

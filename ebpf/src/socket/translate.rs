@@ -10,7 +10,6 @@ use millrace_common::select::{self, Decision, Sockets, Target};
 use super::record::{self, Sticky};
 use super::tables::{Kernel, Rows};
 use crate::config;
-use crate::kernel::clock;
 use crate::kernel::context::SockAddr;
 use crate::kernel::helpers::{self, count};
 use crate::observe;
@@ -176,7 +175,7 @@ fn send<A: Rows>(ctx: &SockAddr, address: A) -> Outcome<A> {
     observe::dialled(ctx, &key, &decision);
     match decision {
         Decision::Forward(target) => {
-            let peer = record::peer(&key, Some(&target), clock::now_secs());
+            let peer = record::peer(&key, Some(&target), record::now_secs());
             if !record::set_recent(socket, &peer) {
                 count(Counter::RecordFailed);
             }

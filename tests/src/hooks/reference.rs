@@ -16,8 +16,8 @@ const HASH: u32 = 1;
 const END: i16 = i16::MAX;
 
 /// A program for what comes in by a device that does the least that translating a datagram takes
-/// with the kernel's helpers alone, and changes nothing: one look-up in a hash table, one write of
-/// the addresses and ports that are there, two updates of the checksum by nothing. What it costs is
+/// with the kernel's helpers, and changes nothing: one look-up in a hash table, one write of the
+/// addresses and ports that are there, two updates of the checksum by nothing. What it costs is
 /// the machine's: helpers, and returns from them, which cost more where they are guarded.
 #[derive(Debug)]
 pub struct Reference {

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 
 use millrace_common::address::{Be16, checksum_add};
-use millrace_common::packet::frame::{Checksum, ETHERNET_BYTES, ETHERTYPE_V6, Frame, Sum};
+use millrace_common::packet::frame::{Checksum, ETHERNET_BYTES, ETHERTYPE_V6, Frame};
 use millrace_common::row::Row;
 
 use super::build::ADDRESS;
@@ -129,9 +129,6 @@ impl Frame for Buffer {
                 new => new,
             }
         })
-    }
-    fn sum(&self) -> Option<Sum> {
-        Some(Sum::DONE)
     }
     fn resize(&self, len: u32) -> bool {
         let header = if self.ethertype == ETHERTYPE_V6 { HEADER_BYTES_V6 } else { HEADER_BYTES_V4 };

@@ -10,7 +10,7 @@ use millrace_common::flow_filter::Possible;
 use millrace_common::fragment::{Fragment, FragmentKey, ParkedKey};
 use millrace_common::frontend::{Frontend, FrontendKey};
 use millrace_common::node::{DeviceRow, NodeFamily, NodeRow};
-use millrace_common::packet::frame::{Checksum, Frame, Sum};
+use millrace_common::packet::frame::{Checksum, Frame};
 use millrace_common::packet::tables::{Shared, Table, Tables};
 use millrace_common::row::Row;
 use millrace_common::select;
@@ -58,9 +58,6 @@ impl Frame for Hook<'_> {
     }
     fn update_checksum(&self, offset: u32, difference: u32, how: Checksum) -> bool {
         self.subject.update_checksum(offset, difference, how)
-    }
-    fn sum(&self) -> Option<Sum> {
-        self.subject.sum()
     }
     fn resize(&self, len: u32) -> bool {
         self.subject.resize(len)

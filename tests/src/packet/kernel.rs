@@ -106,14 +106,6 @@ pub struct Kernel {
     cpus: usize,
 }
 
-/// All builds of the programs that this kernel takes.
-pub fn builds() -> Vec<PacketBuild> {
-    match PacketBuild::of_this_kernel() {
-        PacketBuild::Plain => vec![PacketBuild::Plain],
-        best => vec![best, PacketBuild::Swift(None), PacketBuild::Plain],
-    }
-}
-
 impl Kernel {
     /// Load the programs of a build, and move the calling thread to a network namespace with
     /// [`DEVICES`].
@@ -135,7 +127,6 @@ impl Kernel {
         let flows = FlowCapacity { established: FLOWS, half_open: HALF_OPEN };
         let settings = Settings { capacity: CAPACITY, flows, node_netns_cookie: 0, packets };
         let object = Object::load(&kernel.pins, &settings)?;
-        ensure!(object.refused.is_empty(), "the kernel refuses {:?}", object.refused);
         for program in [Program::In, Program::Out, Program::InRaw, Program::OutRaw] {
             let fd = object.program(program.name()).context("a program is missing")?;
             kernel.programs.push((program, fd.try_clone_to_owned()?));

@@ -12,7 +12,7 @@ use millrace_common::packet::frame::Verdict;
 use super::build::{ETHERNET, Packet, Payload, tcp};
 use super::checksum::{check_frame, check_packet};
 use super::cluster::{self as at, Host};
-use super::kernel::{Program, builds};
+use super::kernel::Program;
 use super::node::Rows;
 use super::pair::Pair;
 
@@ -218,17 +218,8 @@ impl Stage {
         Self { a: pair(at::NODE_A), b: pair(at::NODE_B), roomy: false }
     }
 
-    /// Tell the stories natively and, in every build of the programs, in the kernel.
-    pub fn tell_the_kernel(v4: &[Story], v6: &[Story]) -> Result<()> {
-        for packets in builds() {
-            let told = Self::load(packets).and_then(|stage| stage.tell(v4, v6));
-            told.with_context(|| format!("the programs as of {packets:?}"))?;
-        }
-        Ok(())
-    }
-
     /// Natively and in the kernel.
-    fn load(packets: PacketBuild) -> Result<Self> {
+    pub fn load(packets: PacketBuild) -> Result<Self> {
         let pair = |address| Pair::load(at::node(address), packets);
         Ok(Self { a: pair(at::NODE_A)?, b: pair(at::NODE_B)?, roomy: false })
     }
